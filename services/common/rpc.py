@@ -1,0 +1,184 @@
+"""gRPC, the same way in every service: servers with health, reflection, metrics and rich errors;
+channels with load balancing and retries.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.errors import ApiError, ErrorCode, rpc_status_of
+from services.common.metrics import RPC_ERRORS, RPC_SECONDS
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "x-request-id"
+# Room for a 1 MiB chunk and its envelope.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+]
+
+
+class RpcServer:
+    """A gRPC server that answers health checks and reflection beside its own services."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = grpc.aio.server(
+            interceptors=[_Outermost()],
+            options=[*_OPTIONS, ("grpc.so_reuseport", 0)],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._address = f"{host}:{port}"
+        self.ready = False
+
+    @property
+    def server(self) -> grpc.aio.Server:
+        """What the generated add_…Servicer_to_server functions take."""
+        return self._server
+
+    async def start(self, service_names: Sequence[str]) -> int:
+        """Serves, ready from now on. Returns the port; OSError where it is taken."""
+        reflection.enable_server_reflection(
+            [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._address}: {error}") from error
+        await self._server.start()
+        for name in ("", *service_names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.ready = True
+        log.info("serving", address=self._address, port=port)
+        return port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls and gives the running ones their time."""
+        self.ready = False
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+
+
+class _Outermost(grpc.aio.ServerInterceptor):
+    """Around every call: binds its request id to the logs, counts and times it, and turns an
+    ApiError into its rich status and anything else into INTERNAL without a word of what it was."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        request_id = str(metadata.get(REQUEST_ID, ""))
+
+        async def refuse(context: Any, error: Exception) -> str:
+            if not isinstance(error, ApiError):
+                log.exception("rpc failed", method=method)
+                error = ApiError(ErrorCode.INTERNAL_ERROR, "Internal server error")
+            RPC_ERRORS.labels(error.code).inc()
+            status, trailing = rpc_status_of(error)
+            try:
+                await context.abort(status, error.detail, trailing)
+            except grpc.aio.AbortError:
+                return status.name
+            return status.name
+
+        def begin() -> float:
+            structlog.contextvars.clear_contextvars()
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+            return time.perf_counter()
+
+        async def unary(request: Any, context: Any) -> Any:
+            start, code = begin(), "OK"
+            try:
+                return await behave(request, context)
+            except grpc.aio.AbortError:
+                code = "ABORTED"
+                raise
+            except Exception as error:
+                code = await refuse(context, error)
+                raise grpc.aio.AbortError from error
+            finally:
+                RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
+
+        async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+            start, code = begin(), "OK"
+            try:
+                async for response in behave(request, context):
+                    yield response
+            except grpc.aio.AbortError:
+                code = "ABORTED"
+                raise
+            except Exception as error:
+                code = await refuse(context, error)
+                raise grpc.aio.AbortError from error
+            finally:
+                RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
+
+        if method.startswith("/grpc."):
+            return handler
+        if handler.response_streaming:
+            behave = handler.stream_stream or handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(streaming, handler.request_deserializer, handler.response_serializer)
+        behave = handler.stream_unary or handler.unary_unary
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(unary, handler.request_deserializer, handler.response_serializer)
+
+
+def open_channel(address: str, service: str, idempotent_methods: Sequence[str]) -> grpc.aio.Channel:
+    """A channel that balances over the address's replicas and retries UNAVAILABLE where it is safe.
+
+    service: the full gRPC name, "unirig.v1.JobsService". Only idempotent_methods are retried.
+    """
+    config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [{"service": service, "method": method} for method in idempotent_methods],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+        if idempotent_methods
+        else [],
+    }
+    options = [
+        *_OPTIONS,
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.keepalive_time_ms", 30_000),
+        # A service that was down is found again within a second or so.
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+    return grpc.aio.insecure_channel(address, options=options)
+
+
+def request_metadata() -> tuple[tuple[str, str], ...]:
+    """The metadata that carries the current request's id to the next service's logs."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    return ((REQUEST_ID, str(request_id)),) if request_id else ()

@@ -1,0 +1,26 @@
+"""What every service reads from its environment (12-factor): one class a service extends this."""
+
+from typing import Literal
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Settings that all services share; each is the environment variable of the same name."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # Where gRPC, metrics and the web listen.
+    bind_host: str = "0.0.0.0"  # noqa: S104 - a pod listens on its own address
+    # /metrics, /healthz and /readyz.
+    metrics_port: int = 9090
+    nats_url: str = "nats://nats:4222"
+    # How long SIGTERM waits for work in progress, seconds.
+    shutdown_grace_seconds: float = 20.0
+
+
+class RpcServiceSettings(ServiceSettings):
+    """A service that is called by gRPC."""
+
+    grpc_port: int = 50051
