@@ -43,6 +43,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def start_nats(folder: Path, port: int) -> LocalServer:
     """nats-server with JetStream, its streams kept in folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +66,7 @@ def start_redis(folder: Path, port: int) -> LocalServer:
     """Redis that writes every change to its append-only file in folder."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [_newest_redis(), "--port", str(port), "--bind", _HOST, "--dir", str(folder)]
-    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
     return _start("redis", command, f"redis://{_HOST}:{port}/0", port, folder)
 
 

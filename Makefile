@@ -1,0 +1,63 @@
+# What a developer does here, one target each. PORT=, DATA= and PYTHON= may be given.
+PYTHON ?= python3.11
+PORT ?= 8080
+DATA ?= data
+VENV := .venv
+BIN := $(VENV)/bin
+# Sources that an install generates code from, or that name what to install.
+INSTALL_SOURCES := pyproject.toml constraints.txt $(wildcard protos/unirig/v1/*.proto) protos/generate.py
+RUNTIME := gateway,sessions,jobs,storage,inference,cli
+# One thread a process: the stack has many processes and they share the cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help up demo test lint types protos lock bench-upload clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+up: $(VENV)/runtime ## Run the whole service on this machine until Ctrl-C (PORT=8080 DATA=data)
+	@exec $(BIN)/unirig up --port $(PORT) --data $(DATA)
+
+demo: $(VENV)/runtime ## Rig the example character and draw the result into demo/
+	@$(BIN)/unirig demo --output demo
+
+test: $(VENV)/test tests/node_modules/.ready lint types ## Set up and pass all checks and tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test ## Types
+	$(BIN)/mypy
+
+protos: $(VENV)/test ## Generate the messages again after a change in protos/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python protos/generate.py
+
+lock: ## Pin every dependency anew in constraints.txt
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet '.[$(RUNTIME),test]'
+	$(VENV)-lock/bin/pip freeze --exclude unirig-service > constraints.txt
+	rm -rf $(VENV)-lock
+
+bench-upload: $(VENV)/runtime ## Measure every service's memory under 8 uploads of 50 MB at once
+	$(BIN)/python -m tests.bench.upload_memory
+
+clean: ## Remove what the targets above made, but not DATA
+	rm -rf $(VENV) protos/gen tests/node_modules demo
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "A Python 3.11 with venv is needed (Debian: apt-get install python3.11-venv), or give PYTHON=/path/to/python3.11"; exit 1; }
+
+$(VENV)/runtime: $(VENV)/bin/pip $(INSTALL_SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME)]'
+	$(BIN)/python -m services.cli.system_libraries
+	@touch $@
+
+$(VENV)/test: $(VENV)/runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),test]'
+	@touch $@
+
+tests/node_modules/.ready: tests/package-lock.json $(VENV)/test
+	cd tests && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
