@@ -1,0 +1,179 @@
+"""Skeletons of bodies without a standard: a chain of joints along every branch of the curves."""
+
+from collections import Counter
+
+import numpy as np
+
+from services.inference.geometric.body_plan import BodyPlan, Limb, Plan
+from services.inference.geometric.curve_tree import CurveTree
+from services.inference.geometric.draft import SHORTEST, Draft, chain_corners
+from services.inference.geometric.solid import Solid
+from services.inference.geometric.surface import Points
+
+# Forks nearer to each other than this share one joint, body units.
+_SAME_FORK = 0.08
+_MOST_NAMED_PAIRS = 5
+
+
+def side_name(side: int, facing: int) -> str:
+    """The body's own left and right: facing +Z with +Y up, left is +X."""
+    return {0: "centre", 1: "left", -1: "right"}[side * facing]
+
+
+def hind_fork(tree: CurveTree, plan: BodyPlan) -> int:
+    """The point where the hindmost standing limbs leave the trunk: the root of an animal."""
+    standing = [e for e in plan.limbs if e.grounded and e.side]
+    if not standing:
+        return 0
+    return min(standing, key=lambda e: plan.facing * tree.points[e.tips[0], 2]).fork
+
+
+def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
+    """A joint tree along all branches of a curve tree, rooted where its root is."""
+    draft = Draft()
+    paths = _branches(tree)
+    names = _branch_names(tree, plan, paths)
+    joint_at: dict[int, int] = {}
+    for path, name in zip(paths, names, strict=True):
+        _add_branch(draft, tree, path, name, joint_at)
+    if not draft.names:
+        raise ValueError("The model has no shape that a skeleton could follow.")
+    return draft
+
+
+def prop_skeleton(solid: Solid) -> Draft:
+    """A short chain along the longest side of a thing without limbs."""
+    centres = solid.centres
+    middle = (centres.min(axis=0) + centres.max(axis=0)) / 2
+    axis = int(np.ptp(centres, axis=0).argmax())
+    ends = [float(centres[:, axis].min()), float(centres[:, axis].max())]
+    line = np.repeat(middle[None], 4, axis=0)
+    line[:, axis] = np.linspace(ends[0], ends[1], 4)
+    draft = Draft()
+    root = draft.add("root", -1, line[0], line[1])
+    draft.add_chain("bone", root, line[1:])
+    return draft
+
+
+def _branches(tree: CurveTree) -> list[list[int]]:
+    """Paths that cover the tree: first the trunk, each next one from its fork to its tip.
+
+    At a fork the path goes on where the most curve lies ahead, on the mirror plane if it can.
+    """
+    children = tree.children
+    ahead = np.zeros(len(tree.parents))
+    for point in range(len(tree.parents) - 1, 0, -1):
+        parent = int(tree.parents[point])
+        step = float(np.linalg.norm(tree.points[point] - tree.points[parent]))
+        ahead[parent] = max(ahead[parent], ahead[point] + step)
+    weight = ahead + 10.0 * (tree.points[:, 0] == 0.0)
+    paths, pending = [], [[0]]
+    while pending:
+        path = pending.pop(0)
+        while children[path[-1]]:
+            below = sorted(children[path[-1]], key=lambda c: (-weight[c], c))
+            pending += [[path[-1], child] for child in below[1:]]
+            path.append(below[0])
+        paths.append(path)
+    return paths
+
+
+def _add_branch(
+    draft: Draft, tree: CurveTree, path: list[int], name: str, joint_at: dict[int, int]
+) -> None:
+    points = tree.points[path]
+    if tree.length(path) < 2 * SHORTEST:
+        joint_at.update(dict.fromkeys(path, joint_at.get(path[0], 0)))
+        return
+    parent, start = -1, 0
+    if draft.names:
+        parent = joint_at[path[0]]
+        travelled = np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))
+        leave = min(0.8 * float(tree.radii[path[0]]), 0.4 * float(travelled[-1]))
+        start = 1 + int(np.searchsorted(travelled, max(leave, SHORTEST)))
+        start = min(start, len(path) - 2)
+    corners = start + chain_corners(points[start:], _forks(tree, path, start))
+    if len(corners) < 2:
+        joint_at.update(dict.fromkeys(path, parent))
+        return
+    joints = _named(draft, name, parent, points[corners])
+    for place, point in enumerate(path):
+        if place or parent < 0:
+            nearest = int(np.abs(corners[:-1] - place).argmin())
+            joint_at[point] = joints[nearest]
+
+
+def _forks(tree: CurveTree, path: list[int], start: int) -> list[int]:
+    """Where on the path, counted from start, a joint must be for others to hang from."""
+    children = tree.children
+    forks: list[int] = []
+    for place in range(start + 1, len(path) - 1):
+        if len(children[path[place]]) < 2:
+            continue
+        last = tree.points[path[start + forks[-1]]] if forks else tree.points[path[start]]
+        if np.linalg.norm(tree.points[path[place]] - last) >= _SAME_FORK:
+            forks.append(place - start)
+    return forks
+
+
+def _named(draft: Draft, name: str, parent: int, corners: Points) -> list[int]:
+    if parent >= 0:
+        return draft.add_chain(name, parent, corners)
+    root = draft.add("root", -1, corners[0], corners[1])
+    return [root, *draft.add_chain(name, root, corners[1:])]
+
+
+def _branch_names(tree: CurveTree, plan: BodyPlan, paths: list[list[int]]) -> list[str]:
+    limb_of = {tip: limb for limb in plan.limbs for tip in limb.tips}
+    ranks = _ground_ranks(tree, plan)
+    used: Counter[str] = Counter()
+    names = []
+    for number, path in enumerate(paths):
+        limb = limb_of.get(path[-1])
+        name = "spine" if number == 0 else _role(tree, plan, limb, path, ranks)
+        used[name] += 1
+        names.append(name if used[name] == 1 else f"{name}_{_letter(used[name])}")
+    return names
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number - 1) if number <= 26 else f"n{number}"
+
+
+def _role(
+    tree: CurveTree,
+    plan: BodyPlan,
+    limb: Limb | None,
+    path: list[int],
+    ranks: dict[int, str],
+) -> str:
+    if limb is None or plan.plan is Plan.GENERIC:
+        return "branch"
+    tip, fork = tree.points[path[-1]], tree.points[path[0]]
+    if limb.side == 0:
+        behind = plan.facing * (tip[2] - fork[2]) < 0
+        return "tail" if behind and path[0] == 0 else "branch"
+    side = side_name(limb.side, plan.facing)
+    if path[-1] in ranks:
+        return f"{ranks[path[-1]]}_{side}"
+    return f"branch_{side}"
+
+
+def _ground_ranks(tree: CurveTree, plan: BodyPlan) -> dict[int, str]:
+    """The names of the standing limbs by their main tips: leg_front, leg_back, leg_1, …"""
+    ranks: dict[int, str] = {}
+    for side in (1, -1):
+        standing = sorted(
+            plan.of_side(side, grounded=True),
+            key=lambda e: -plan.facing * float(tree.points[e.tips[0], 2]),
+        )
+        if len(standing) > _MOST_NAMED_PAIRS:
+            continue
+        for place, limb in enumerate(standing):
+            if len(standing) == 1:
+                ranks[limb.tips[0]] = "leg"
+            elif len(standing) == 2:
+                ranks[limb.tips[0]] = ("leg_front", "leg_back")[place]
+            else:
+                ranks[limb.tips[0]] = f"leg_{place + 1}"
+    return ranks

@@ -1,0 +1,108 @@
+"""A skeleton in the making: joints added one by one in the body frame."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from services.inference.geometric.surface import BodyFrame, Indices, Points
+from services.inference.geometry import Skeleton
+
+# Curves are followed to this distance; no bone of a chain is longer than LONGEST; body units.
+TOLERANCE = 0.03
+LONGEST = 0.24
+SHORTEST = 0.03
+
+
+@dataclass
+class Draft:
+    """Joints with body frame positions; a joint's parent has been added before it."""
+
+    names: list[str] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    heads: list[Points] = field(default_factory=list)
+    tails: list[Points] = field(default_factory=list)
+
+    def add(self, name: str, parent: int, head: Points, tail: Points) -> int:
+        self.names.append(name)
+        self.parents.append(parent)
+        self.heads.append(head)
+        self.tails.append(tail)
+        return len(self.names) - 1
+
+    def add_chain(self, prefix: str, parent: int, polyline: Points) -> list[int]:
+        """One joint for each corner of a polyline but the last, which is the tip of the chain."""
+        joints: list[int] = []
+        for number, (head, tail) in enumerate(pairwise(polyline), 1):
+            parent = self.add(f"{prefix}_{number}", parent, head, tail)
+            joints.append(parent)
+        return joints
+
+    def nearest_bone(self, point: Points) -> tuple[int, float]:
+        """The joint whose bone is nearest to a point, and the distance."""
+        distances = segment_distances(point[None], np.array(self.heads), np.array(self.tails))[0]
+        return int(distances.argmin()), float(distances.min())
+
+    def skeleton(self, frame: BodyFrame) -> Skeleton:
+        return Skeleton(
+            names=tuple(self.names),
+            parents=np.array(self.parents, dtype=np.int32),
+            heads=frame.to_world(np.array(self.heads)),
+            tails=frame.to_world(np.array(self.tails)),
+        )
+
+
+def segment_distances(points: Points, heads: Points, tails: Points) -> Points:
+    """The distance from each of n points (n, 3) to each of m segments (m, 3): (n, m)."""
+    along = tails - heads
+    squared = np.maximum((along**2).sum(axis=1), 1e-18)
+    offset = points[:, None] - heads[None]
+    share = np.clip((offset * along).sum(axis=2) / squared, 0.0, 1.0)
+    return np.asarray(np.linalg.norm(offset - share[..., None] * along, axis=2))
+
+
+def chain_corners(points: Points, fixed: list[int]) -> Indices:
+    """Which points of a dense polyline become joints, in order, with both ends.
+
+    fixed: indices that must be among them. Between those, corners are where the line bends
+    (Douglas and Peucker 1973); long pieces are divided evenly.
+    """
+    stops = sorted({0, len(points) - 1, *fixed})
+    corners = [0]
+    for start, end in pairwise(stops):
+        bends = _bends(points, start, end)
+        for a, b in zip([start, *bends], [*bends, end], strict=True):
+            corners += _divided(points, a, b)
+    return _without_short_bones(points, corners, set(stops))
+
+
+def _bends(points: Points, start: int, end: int) -> list[int]:
+    if end - start < 2:
+        return []
+    inner = points[start + 1 : end]
+    distances = segment_distances(inner, points[start][None], points[end][None])[:, 0]
+    worst = int(distances.argmax())
+    if distances[worst] <= TOLERANCE:
+        return []
+    split = start + 1 + worst
+    return [*_bends(points, start, split), split, *_bends(points, split, end)]
+
+
+def _divided(points: Points, start: int, end: int) -> list[int]:
+    steps = np.linalg.norm(np.diff(points[start : end + 1], axis=0), axis=1)
+    travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    pieces = max(1, int(np.ceil(travelled[-1] / LONGEST)))
+    wanted = travelled[-1] * np.arange(1, pieces) / pieces
+    return [*(start + np.searchsorted(travelled, wanted)).tolist(), end]
+
+
+def _without_short_bones(points: Points, corners: list[int], stops: set[int]) -> Indices:
+    kept = [corners[0]]
+    for corner in corners[1:]:
+        if np.linalg.norm(points[corner] - points[kept[-1]]) >= SHORTEST:
+            kept.append(corner)
+        elif corner in stops and kept[-1] not in stops:
+            kept[-1] = corner
+    if kept[-1] != corners[-1] and len(kept) > 1:
+        kept[-1] = corners[-1]
+    return np.array(kept)

@@ -1,0 +1,124 @@
+"""The surface that every step works on: checked, turned into the body frame, welded, made small."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import fast_simplification
+import numpy as np
+import numpy.typing as npt
+
+from services.inference.geometry import Float, Mesh
+
+Points = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+_SAMPLES_PER_CHUNK = 500_000
+
+
+@dataclass(frozen=True)
+class BodyFrame:
+    """A similarity from world space to the frame the engine thinks in.
+
+    There the longest side of the model is 2, +Y is up as in the world, and x is the distance to
+    the mirror plane (or to the middle, where there is none).
+
+    centre: (3,) world point that becomes the origin.
+    scale: body units per metre.
+    yaw: radians, the turn about +Y that takes world directions to body directions.
+    """
+
+    centre: Points
+    scale: float
+    yaw: float
+
+    @property
+    def turn(self) -> Points:
+        cos, sin = np.cos(self.yaw), np.sin(self.yaw)
+        return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+
+    def to_body(self, points: Float | Points) -> Points:
+        return (points.astype(np.float64) - self.centre) @ self.turn.T * self.scale
+
+    def to_world(self, points: Points) -> Float:
+        return (points / self.scale @ self.turn + self.centre).astype(np.float32)
+
+
+def check_mesh(mesh: Mesh) -> None:
+    """Raise ValueError, in words a user understands, if no rig can be made for the mesh."""
+    if len(mesh.faces) == 0:
+        raise ValueError("The model has no faces.")
+    if not np.isfinite(mesh.vertices).all():
+        raise ValueError("The model has vertices that are not finite numbers.")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise ValueError("The model has faces that refer to vertices it does not have.")
+    used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
+    extent = float(np.ptp(used, axis=0).max())
+    if extent <= 0.0:
+        raise ValueError("The model has no size: all its vertices are in one place.")
+    if extent < 1e-6 * float(np.abs(used).max()) or not np.isfinite(np.float32(extent)):
+        raise ValueError("The model is too far from its origin, or too large, to be measured.")
+    if len(np.unique(np.round((used - used.min(axis=0)) / extent * 1e6), axis=0)) < 4:
+        raise ValueError("The model has fewer than four distinct vertices.")
+
+
+def centred_frame(mesh: Mesh) -> BodyFrame:
+    """The frame with its origin in the middle of the bounding box of the mesh's faces."""
+    used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
+    low, high = used.min(axis=0), used.max(axis=0)
+    return BodyFrame(centre=(low + high) / 2, scale=2.0 / float((high - low).max()), yaw=0.0)
+
+
+def weld(vertices: Points, faces: Indices, tolerance: float) -> tuple[Points, Indices, Indices]:
+    """Unite vertices that fall into one cell of a grid of the given tolerance.
+
+    Returns the distinct vertices (M, 3), the faces that keep three distinct corners (G, 3), and
+    for each input vertex its welded index (N,).
+    """
+    cells = np.round(vertices / tolerance).astype(np.int64)
+    _, first, welded = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    welded = welded.reshape(-1)
+    corners = welded[faces]
+    a, b, c = corners.T
+    return vertices[first], corners[(a != b) & (b != c) & (c != a)], welded
+
+
+def decimate(vertices: Points, faces: Indices, max_faces: int) -> tuple[Points, Indices]:
+    """A surface of about max_faces triangles at most, in the same place.
+
+    Edge collapses (fast-simplification) where the surface is connected enough; what they cannot
+    reduce, such as a soup of loose triangles, is united by ever coarser grids.
+    """
+    if len(faces) <= max_faces:
+        return vertices, faces
+    points, triangles = fast_simplification.simplify(
+        vertices.astype(np.float32), faces.astype(np.int32), target_count=max_faces
+    )
+    points, triangles = points.astype(np.float64), triangles.astype(np.int64)
+    tolerance = 1e-3
+    while len(triangles) > 1.25 * max_faces:
+        points, triangles, _ = weld(points, triangles, tolerance)
+        triangles = triangles[np.unique(np.sort(triangles, axis=1), axis=0, return_index=True)[1]]
+        tolerance *= 1.5
+    return points, triangles
+
+
+def surface_samples(vertices: Points, faces: Indices, spacing: float) -> Iterator[Points]:
+    """Chunks of points (n, 3) that leave no hole wider than about the spacing in any triangle."""
+    yield vertices[np.unique(faces)]
+    corners = vertices[faces]
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    steps = np.ceil(longest / spacing).astype(np.int64)
+    for count in np.unique(steps[steps > 1]):
+        grid = _barycentric_grid(int(count))
+        group = np.flatnonzero(steps == count)
+        stride = max(1, _SAMPLES_PER_CHUNK // len(grid))
+        for start in range(0, len(group), stride):
+            chunk = corners[group[start : start + stride]]
+            yield np.einsum("gk,fkd->fgd", grid, chunk).reshape(-1, 3)
+
+
+def _barycentric_grid(steps: int) -> Points:
+    i, j = np.meshgrid(np.arange(steps + 1), np.arange(steps + 1), indexing="ij")
+    inside = i + j <= steps
+    u, v = i[inside] / steps, j[inside] / steps
+    return np.stack([1.0 - u - v, u, v], axis=1)

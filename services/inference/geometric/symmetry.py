@@ -1,0 +1,56 @@
+"""The vertical mirror plane of a body."""
+
+import numpy as np
+
+from services.inference.geometric.solid import Solid, voxelise
+from services.inference.geometric.surface import BodyFrame, Indices, Points
+
+# A body counts as symmetric from this share of its voxels that have a mirror image.
+SYMMETRIC = 0.8
+
+_COARSE_RESOLUTION = 40
+_PRIOR = 0.03
+
+
+def symmetric_frame(frame: BodyFrame, vertices: Points, faces: Indices) -> tuple[BodyFrame, float]:
+    """Turn and shift a frame so that the best vertical mirror plane becomes x = 0.
+
+    vertices (N, 3) and faces (F, 3) are given in the frame. The plane x = 0 of the world is
+    preferred where it is about as good as the best, since models mostly face +Z.
+    Returns the new frame and the share of the voxels that have a mirror image, 0..1.
+    """
+    solid = voxelise(vertices, faces, _COARSE_RESOLUTION)
+    centres = solid.centres
+    middle = centres.mean(axis=0)
+    yaws = np.radians(np.arange(-88.0, 92.0, 4.0))
+    scores = np.array([_best_overlap(solid, centres, middle, yaw)[0] for yaw in yaws])
+    rough = float(yaws[scores.argmax()])
+    fine = rough + np.radians(np.arange(-3.0, 4.0, 1.0))
+    fine_scores = [_best_overlap(solid, centres, middle, yaw)[0] for yaw in fine]
+    yaw = float(fine[int(np.argmax(fine_scores))])
+    best = max(fine_scores)
+    for preferred in (0.0, np.pi / 2):
+        if _best_overlap(solid, centres, middle, preferred)[0] >= best - _PRIOR:
+            yaw = preferred
+            break
+    overlap, offset = _best_overlap(solid, centres, middle, yaw)
+    normal = np.array([np.cos(yaw), 0.0, np.sin(yaw)])
+    on_plane = np.array([0.0, 0.0, 0.0])
+    if overlap >= SYMMETRIC:
+        on_plane = normal * float(normal @ middle + offset)
+    else:
+        yaw = 0.0
+    return BodyFrame(frame.centre + on_plane / frame.scale, frame.scale, yaw), overlap
+
+
+def _best_overlap(solid: Solid, centres: Points, middle: Points, yaw: float) -> tuple[float, float]:
+    """The overlap with its mirror image, best over small shifts of the plane: (share, shift)."""
+    normal = np.array([np.cos(yaw), 0.0, np.sin(yaw)])
+    best = (-1.0, 0.0)
+    for step in (0, -1, 1, -2, 2, -3, 3):
+        shift = step * solid.cell / 2
+        distance = (centres - middle) @ normal - shift
+        share = float(solid.holds(centres - 2.0 * distance[:, None] * normal).mean())
+        if share > best[0] + 1e-9:
+            best = (share, shift)
+    return best
