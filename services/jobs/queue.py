@@ -1,0 +1,105 @@
+"""The JetStream consumers of the jobs service, and what it asks JetStream about a command."""
+
+import asyncio
+from datetime import timedelta
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, StorageType, StreamConfig
+from nats.js.errors import NotFoundError
+from unirig.v1 import messages_pb2
+
+from services.common import subjects
+from services.common.broker import ensure_streams
+from services.jobs.settings import JobsSettings
+
+# Durable consumers, each shared by all replicas of this service.
+OUTCOMES = "jobs-outcomes"
+SESSIONS = "jobs-sessions"
+EXHAUSTED = "jobs-exhausted"
+
+# NATS only broadcasts that a message has used up its deliveries; this stream keeps it.
+EXHAUSTED_STREAM = "JOBS_EXHAUSTED"
+EXHAUSTED_SUBJECT = (
+    f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{subjects.JOBS_STREAM}.{subjects.JOBS_CONSUMER}"
+)
+_WEEK = timedelta(days=7).total_seconds()
+_SETTLE_SECONDS = 10.0
+
+
+class OutcomesUnsettledError(Exception):
+    """Outcomes that are on their way have not been applied in time."""
+
+
+async def ensure_queue(connection: Client, settings: JobsSettings) -> None:
+    """The streams and consumers as they should be. Idempotent."""
+    jetstream = await ensure_streams(connection, settings.nats_replicas)
+    exhausted = StreamConfig(
+        name=EXHAUSTED_STREAM,
+        subjects=[EXHAUSTED_SUBJECT],
+        storage=StorageType.FILE,
+        num_replicas=settings.nats_replicas,
+        max_age=_WEEK,
+    )
+    try:
+        await jetstream.stream_info(EXHAUSTED_STREAM)
+        await jetstream.update_stream(exhausted)
+    except NotFoundError:
+        await jetstream.add_stream(exhausted)
+    await jetstream.add_consumer(
+        subjects.JOBS_STREAM,
+        ConsumerConfig(
+            durable_name=subjects.JOBS_CONSUMER,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=settings.ack_wait_seconds,
+            max_deliver=subjects.MAX_DELIVERIES,
+            max_ack_pending=settings.max_ack_pending,
+        ),
+    )
+    for stream, name, subject in (
+        (subjects.EVENTS_STREAM, OUTCOMES, subjects.JOB_OUTCOME),
+        (subjects.EVENTS_STREAM, SESSIONS, subjects.SESSION_ENDED),
+        (EXHAUSTED_STREAM, EXHAUSTED, EXHAUSTED_SUBJECT),
+    ):
+        config = ConsumerConfig(
+            durable_name=name, ack_policy=AckPolicy.EXPLICIT, filter_subject=subject, ack_wait=30
+        )
+        await jetstream.add_consumer(stream, config)
+
+
+async def find_command(jetstream: JetStreamContext, sequence: int) -> messages_pb2.RunJob | None:
+    """The command at that place of the JOBS stream; None where it is gone."""
+    try:
+        message = await jetstream.get_msg(subjects.JOBS_STREAM, sequence)
+    except NotFoundError:
+        return None
+    return messages_pb2.RunJob.FromString(message.data or b"")
+
+
+async def will_be_delivered(jetstream: JetStreamContext, sequence: int) -> bool:
+    """Whether the command, which is in the stream, may be with a worker or go to one.
+
+    JetStream leaves a message that has used up its deliveries in the stream, neither waiting nor
+    with anybody. While other messages are with workers this can't be told apart from being with
+    one, and the answer is True.
+    """
+    info = await jetstream.consumer_info(subjects.JOBS_STREAM, subjects.JOBS_CONSUMER)
+    delivered = info.delivered.stream_seq if info.delivered else 0
+    return sequence > delivered or bool(info.num_ack_pending)
+
+
+async def settle_outcomes(jetstream: JetStreamContext) -> None:
+    """Waits until every outcome that is on the stream now has been applied.
+
+    Raises OutcomesUnsettledError where that takes too long.
+    """
+    newest = (await jetstream.stream_info(subjects.EVENTS_STREAM)).state.last_seq
+    deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
+    while asyncio.get_running_loop().time() < deadline:
+        info = await jetstream.consumer_info(subjects.EVENTS_STREAM, OUTCOMES)
+        if not info.num_pending and not info.num_ack_pending:
+            return
+        if info.ack_floor and info.ack_floor.stream_seq >= newest:
+            return
+        await asyncio.sleep(0.1)
+    raise OutcomesUnsettledError

@@ -1,0 +1,3 @@
+-- ARGV: job
+-- Answers the record, empty where there is none.
+return record(ARGV[1])

@@ -1,0 +1,90 @@
+"""Finishes what crashes left: unpublished messages and jobs that nobody works on any more."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from unirig.v1 import jobs_pb2
+
+from services.common import subjects
+from services.common.errors import ApiError
+from services.jobs import queue
+from services.jobs.events import GAVE_UP
+from services.jobs.lifecycle import JobLifecycle
+from services.jobs.metrics import ACTIVE
+from services.jobs.outbox import Outbox
+from services.jobs.outbox_message import OutboxMessage
+from services.jobs.record import TYPE_NAMES, Record, command_of
+from services.jobs.store import JobStore
+
+log = structlog.get_logger(__name__)
+
+LOST = "The job was lost by the queue. Please try again."
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Sweeper:
+    """Runs in every replica; each finding is settled by a script that looks again."""
+
+    connection: Client
+    store: JobStore
+    outbox: Outbox
+    lifecycle: JobLifecycle
+
+    async def run(self, every_seconds: float, stopped: asyncio.Event) -> None:
+        """Sweeps until stopped."""
+        while not stopped.is_set():
+            if self.connection.is_connected:
+                try:
+                    await self.outbox.sweep()
+                    await self.examine_suspects()
+                except (ApiError, NatsError, TimeoutError, queue.OutcomesUnsettledError) as error:
+                    log.warning("sweep interrupted", error=str(error) or type(error).__name__)
+                except Exception:
+                    log.exception("sweep failed")
+            await _sleep(every_seconds, stopped)
+
+    async def examine_suspects(self) -> None:
+        """Looks what became of the active jobs that have been silent too long."""
+        suspects, active = await self.store.suspects(_BATCH)
+        ACTIVE.set(active)
+        for job_id in suspects:
+            record = await self.store.get(job_id)
+            # Without a sequence its command is still in the outbox.
+            if record is not None and record.sequence is not None:
+                await self._examine(record, record.sequence)
+
+    async def _examine(self, record: Record, sequence: int) -> None:
+        """A silent job whose command waits or is with a worker is left alone."""
+        jetstream = self.connection.jetstream()
+        job = record.job
+        command = await queue.find_command(jetstream, sequence)
+        if command is not None and command.job_id == job.job_id:
+            if await queue.will_be_delivered(jetstream, sequence):
+                return
+            await queue.settle_outcomes(jetstream)
+            await self.lifecycle.give_up(job, GAVE_UP)
+            await jetstream.delete_msg(subjects.JOBS_STREAM, sequence)
+        elif job.status == jobs_pb2.JOB_STATUS_PENDING:
+            message = OutboxMessage(
+                id=f"{job.job_id}:{sequence}",
+                subject=subjects.run(TYPE_NAMES[job.spec.type]),
+                payload=command_of(job),
+                job_id=job.job_id,
+            )
+            if await self.store.redispatch(job.job_id, sequence, message):
+                log.warning("job dispatched again", job_id=job.job_id)
+                await self.outbox.publish(message)
+        else:
+            await queue.settle_outcomes(jetstream)
+            await self.lifecycle.give_up(job, LOST)
+
+
+async def _sleep(seconds: float, stopped: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(stopped.wait(), seconds)
+    except TimeoutError:
+        return
