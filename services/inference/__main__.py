@@ -1,0 +1,74 @@
+"""The inference worker: `python -m services.inference`."""
+
+import asyncio
+
+import structlog
+
+from services.common import broker
+from services.common.logs import configure_logs
+from services.common.metrics import serve_metrics
+from services.common.process import stop_event
+from services.inference.scratch import Scratch
+from services.inference.settings import InferenceSettings
+from services.inference.storage_client import StorageClient
+from services.inference.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+_PROBE_SECONDS = 5.0
+
+
+class _Readiness:
+    """Whether a job taken now could be done: asked by probes from another thread."""
+
+    def __init__(self) -> None:
+        self.storage_answers = False
+
+    async def watch(self, storage: StorageClient) -> None:
+        while True:
+            self.storage_answers = await storage.is_reachable()
+            await asyncio.sleep(_PROBE_SECONDS if self.storage_answers else 0.5)
+
+
+async def serve(settings: InferenceSettings) -> None:
+    """Runs a worker until SIGTERM."""
+    stopped = stop_event()
+    scratch = Scratch(settings.scratch_folder)
+    storage = StorageClient(
+        settings.storage_address,
+        transfer_seconds=settings.transfer_seconds,
+        patience_seconds=settings.storage_patience_seconds,
+    )
+    readiness = _Readiness()
+    watching = asyncio.create_task(readiness.watch(storage))
+    connecting = asyncio.create_task(broker.connect(settings.nats_url, "inference"))
+    serve_metrics(
+        settings.bind_host,
+        settings.metrics_port,
+        lambda: (
+            connecting.done() and connecting.result().is_connected and readiness.storage_answers
+        ),
+    )
+    try:
+        stopping = asyncio.create_task(stopped.wait())
+        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            log.info("serving", engine=settings.engine, concurrency=settings.concurrency)
+            await Worker(connecting.result(), storage, scratch, settings).run(stopped)
+            await connecting.result().drain()
+    finally:
+        connecting.cancel()
+        watching.cancel()
+        await storage.close()
+        scratch.close()
+    log.info("stopped")
+
+
+def main() -> None:
+    settings = InferenceSettings()
+    configure_logs("inference", settings.log_level)
+    asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""What each type of job does, step by step.
+
+Every step that touches a user's bytes is a confined child process (see limited_process). The worker
+itself only moves files: it never opens one but to receive or send it.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from unirig.v1 import jobs_pb2, messages_pb2, storage_pb2
+
+from services.inference.limited_process import StepError
+from services.inference.progress import StepProgress
+from services.inference.workplace import Workplace, format_of
+
+FORMATS = ("obj", "fbx", "glb", "vrm")
+GAME_FORMATS = ("fbx", "glb")
+
+# What a stage added to a name, and the number that storage added to make it unique.
+_STAGE_SUFFIX = re.compile(r"_(skeleton|skinned|rigged)(-\d+)?\Z")
+_MAX_STEM_BYTES = 200
+_READ = (sys.executable, "-m", "services.inference.formats.read")
+_WRITE = (sys.executable, "-m", "services.inference.formats.write")
+_ARRAYS = (sys.executable, "-m", "services.inference.rig_program")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a job made, on the worker's disk.
+
+    asset_path: the original upload. name: without extension.
+    arrays: all arrays in one npz. files: by format, the main result first.
+    """
+
+    stage: str
+    asset_path: str
+    name: str
+    arrays: Path
+    files: dict[str, Path]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A stored file, and where to find its exact arrays and the original asset it was made of:
+    in the file itself, where it is an upload. stage: what made it, empty for an upload."""
+
+    arrays_path: str
+    asset_path: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """The files that hold a model's arrays, perhaps one and the same. None: there are none."""
+
+    mesh: Path
+    skeleton: Path | None
+    weights: Path | None
+    notes: tuple[str, ...] = ()
+
+
+async def make_results(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+    """Does a job's work, all but saving it.
+
+    Raises StepError for bad input and failed steps, ApiError where storage fails.
+    """
+    match spec.type:
+        case jobs_pb2.JOB_TYPE_SKELETON:
+            return await _make_skeleton(spec, place)
+        case jobs_pb2.JOB_TYPE_SKINNING:
+            return await _make_skinning(spec, place)
+        case jobs_pb2.JOB_TYPE_MERGE:
+            return await _make_merge(spec, place)
+    raise ValueError(f"no such type of job: {spec.type}")
+
+
+async def save_results(
+    job_id: str, results: Results, place: Workplace
+) -> messages_pb2.JobSucceeded:
+    """Stores what was made: the arrays first, as every other file's lineage names them."""
+    report = place.progress.span(93, 99, "Saving results")
+    lineage = storage_pb2.Lineage(job_id=job_id, stage=results.stage, asset_path=results.asset_path)
+    stored: list[storage_pb2.FileInfo] = []
+    files = [("npz", results.arrays), *results.files.items()]
+    for extension, path in files:
+        report(len(stored) / len(files), "")
+        filename = f"{results.name}.{extension}"
+        stored.append(await place.storage.upload(place.session_id, path, filename, lineage))
+        lineage.arrays_path = stored[0].path
+    arrays, main, *others = stored
+    return messages_pb2.JobSucceeded(
+        output_file=main.path,
+        artifacts=[
+            jobs_pb2.Artifact(format=format_of(info.path), path=info.path, size=info.size)
+            for info in (main, *others, arrays)
+        ],
+        notes=results.notes,
+    )
+
+
+async def _make_skeleton(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+    asset_path = (await _source(spec.input_file, place)).asset_path
+    files = await place.fetch([asset_path], place.progress.span(0, 5, "Fetching the model"))
+    asset = files[asset_path]
+    model = await _read(asset, place.progress.span(5, 25, "Reading model"), place)
+    skeleton = place.folder / "skeleton.npz"
+    await place.step(
+        "predict skeleton",
+        place.engine.skeleton_command(model.mesh, skeleton),
+        place.progress.span(25, 65, "Predicting skeleton"),
+        "PROCESSING_FAILED",
+    )
+    rig = _Arrays(model.mesh, skeleton, None)
+    formats = ["obj", *GAME_FORMATS, *(["vrm"] if format_of(asset_path) == "vrm" else [])]
+    replaced = ["The rig that the model had was replaced."] if model.skeleton else []
+    return Results(
+        stage="skeleton",
+        asset_path=asset_path,
+        name=_result_name(asset_path, "skeleton"),
+        arrays=await _pack(rig, 65, place),
+        files=await _write(asset, rig, _first(format_of(spec.input_file), formats), 68, place),
+        notes=(*model.notes, *replaced),
+    )
+
+
+async def _make_skinning(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+    source = await _source(spec.input_file, place)
+    files = await place.fetch(
+        [source.asset_path, source.arrays_path],
+        place.progress.span(0, 5, "Fetching the model"),
+    )
+    model = await _arrays_of(source, files, place.progress.span(5, 20, "Reading model"), place)
+    if model.skeleton is None:
+        raise _invalid(
+            "The model has no skeleton to skin. Run a skeleton job first and use its result."
+        )
+    weights = place.folder / "weights.npz"
+    await place.step(
+        "predict weights",
+        place.engine.skin_command(model.mesh, model.skeleton, weights),
+        place.progress.span(20, 65, "Predicting skin weights"),
+        "PROCESSING_FAILED",
+    )
+    rig = _Arrays(model.mesh, model.skeleton, weights)
+    own = format_of(spec.input_file)
+    main = own if own in GAME_FORMATS else {"vrm": "glb"}.get(own, "fbx")
+    replaced = ["The skin weights that the model had were replaced."] if model.weights else []
+    return Results(
+        stage="skinning",
+        asset_path=source.asset_path,
+        name=_result_name(source.asset_path, "skinned"),
+        arrays=await _pack(rig, 65, place),
+        files=await _write(files[source.asset_path], rig, _first(main, GAME_FORMATS), 68, place),
+        notes=(*model.notes, *replaced),
+    )
+
+
+async def _make_merge(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+    skeleton = await _source(spec.input_file, place)
+    skinning = await _source(spec.skinning_file, place)
+    asset = await _merge_target(spec, skeleton, skinning, place)
+    parts = {"skeleton": skeleton, "skinning": skinning, "original model": asset}
+    files = await place.fetch(
+        [asset.asset_path, *(part.arrays_path for part in parts.values())],
+        place.progress.span(0, 5, "Fetching the models"),
+    )
+    models: dict[_Source, _Arrays] = {}
+    for number, (what, part) in enumerate(parts.items()):
+        report = place.progress.span(5 + 10 * number, 15 + 10 * number, f"Reading the {what}")
+        if part not in models:
+            models[part] = await _arrays_of(part, files, report, place)
+    bones, skin, model = (models[part] for part in parts.values())
+    if bones.skeleton is None:
+        raise _invalid(
+            "The skeleton file has no skeleton. Run a skeleton job first and use its result."
+        )
+    if skin.weights is None or skin.skeleton is None:
+        raise _invalid(
+            "The skinning file has no skin weights. Run a skinning job first and use its result."
+        )
+    merged = place.folder / "merged"
+    merged.mkdir()
+    await place.step(
+        "merge",
+        [
+            *(*_ARRAYS, "merge"),
+            *(bones.skeleton, skin.weights, model.mesh, merged),
+        ],
+        place.progress.span(35, 45, "Merging skeleton and weights"),
+        "PROCESSING_FAILED",
+    )
+    rig = _Arrays(model.mesh, bones.skeleton, merged / "weights.npz")
+    return Results(
+        stage="merge",
+        asset_path=asset.asset_path,
+        name=_result_name(asset.asset_path, "rigged"),
+        arrays=await _pack(rig, 45, place),
+        files=await _write(
+            files[asset.asset_path], rig, _first(spec.output_format, GAME_FORMATS), 50, place
+        ),
+        notes=(*model.notes, *place.notes(merged / "report.json")),
+    )
+
+
+async def _merge_target(
+    spec: jobs_pb2.JobSpec, skeleton: _Source, skinning: _Source, place: Workplace
+) -> _Source:
+    """The asset that gets the rig: the one asked for, else the one that the results were made of,
+    else the skinned file itself."""
+    if spec.target_file:
+        asset_path = (await _source(spec.target_file, place)).asset_path
+    elif skinning.stage or not skeleton.stage:
+        asset_path = skinning.asset_path
+    else:
+        asset_path = skeleton.asset_path
+    return _Source(asset_path, asset_path, "")
+
+
+async def _source(path: str, place: Workplace) -> _Source:
+    info = await place.storage.describe(place.session_id, path)
+    if not info.lineage.arrays_path:
+        if format_of(path) not in FORMATS:
+            raise StepError(
+                "INVALID_FILE_FORMAT", "Invalid file format. Supported: .obj, .fbx, .glb, .vrm"
+            )
+        return _Source(path, path, "")
+    return _Source(info.lineage.arrays_path, info.lineage.asset_path, info.lineage.stage)
+
+
+async def _arrays_of(
+    source: _Source, files: Mapping[str, Path], report: StepProgress, place: Workplace
+) -> _Arrays:
+    """The arrays of the job that made the file; else what the file itself holds."""
+    file = files[source.arrays_path]
+    if not source.stage:
+        return await _read(file, report, place)
+    return _Arrays(file, file, None if source.stage == "skeleton" else file)
+
+
+async def _read(asset: Path, report: StepProgress, place: Workplace) -> _Arrays:
+    folder = asset.with_suffix("")
+    await place.step("read", [*_READ, *place.triangle_limit, asset, folder], report)
+    mesh, skeleton, weights = (folder / f"{name}.npz" for name in ("mesh", "skeleton", "weights"))
+    return _Arrays(
+        mesh,
+        skeleton if place.has(skeleton) else None,
+        weights if place.has(weights) else None,
+        tuple(place.notes(folder / "report.json")),
+    )
+
+
+async def _pack(rig: _Arrays, start: float, place: Workplace) -> Path:
+    packed = place.folder / "packed.npz"
+    parts = [part for part in (rig.mesh, rig.skeleton, rig.weights) if part]
+    report = place.progress.span(start, start + 3, "Packing the rig")
+    await place.step("pack", [*_ARRAYS, "pack", packed, *parts], report, "PROCESSING_FAILED")
+    return _made(packed, place)
+
+
+async def _write(
+    asset: Path, rig: _Arrays, formats: Sequence[str], start: float, place: Workplace
+) -> dict[str, Path]:
+    """The asset with its rig in each format, in that order; progress from start to 93."""
+    files = {}
+    share = (93 - start) / len(formats)
+    parts = {"--mesh": rig.mesh, "--skeleton": rig.skeleton, "--weights": rig.weights}
+    arrays = [word for option, part in parts.items() if part for word in (option, part)]
+    for number, extension in enumerate(formats):
+        out = place.folder / f"result.{extension}"
+        begin = start + number * share
+        report = place.progress.span(begin, begin + share, f"Writing {extension.upper()}")
+        command = [*_WRITE, *arrays, "--asset", asset, *place.triangle_limit, out]
+        await place.step(f"write {extension}", command, report, "PROCESSING_FAILED")
+        files[extension] = _made(out, place)
+    return files
+
+
+def _made(path: Path, place: Workplace) -> Path:
+    if not place.has(path):
+        raise StepError("PROCESSING_FAILED", "The model could not be processed.")
+    return path
+
+
+def _first(main: str, formats: Sequence[str]) -> list[str]:
+    return [main, *(each for each in formats if each != main)]
+
+
+def _result_name(asset_path: str, suffix: str) -> str:
+    """ "model_skeleton" for "model.obj" and for "model_skinned-2.fbx"."""
+    stem = _STAGE_SUFFIX.sub("", PurePosixPath(asset_path).stem)
+    return f"{stem.encode()[:_MAX_STEM_BYTES].decode('utf-8', 'ignore')}_{suffix}"
+
+
+def _invalid(detail: str) -> StepError:
+    return StepError("INVALID_MESH", detail)
