@@ -15,6 +15,10 @@ from services.inference.geometric.surface import Indices, Points
 
 # A piece of surface takes part if this share of its vertices sees a bone.
 _SEEN_SHARE = 0.1
+# A vertex that sees only bones much farther than the nearest one, as a sleeve sees the head but
+# not the arm inside, sees none: FARTHER times as far, plus FARTHER_BY body units.
+_FARTHER = 1.5
+_FARTHER_BY = 0.03
 # Bones whose distances differ by less than this share of them are equally near.
 _TIE = 1e-3
 _NEAREST = 2e-3
@@ -41,9 +45,11 @@ def bone_heat(
 
     Vertices of pieces that hardly see any bone get none: their rows are 0.
     """
-    distances = _visible_distances(vertices, faces, bones, lambda share: progress(0.7 * share))
+    distances, seen = _distances(vertices, faces, bones, lambda share: progress(0.7 * share))
+    nearest_of_all = distances.min(axis=1)
+    distances[~seen] = np.inf
     nearest = distances.min(axis=1)
-    sees = np.isfinite(nearest)
+    sees = nearest <= _FARTHER * nearest_of_all + _FARTHER_BY
     seen_share = np.bincount(piece, sees) / np.bincount(piece)
     solved = seen_share[piece] >= _SEEN_SHARE
     heated = sees & solved
@@ -66,18 +72,17 @@ def bone_heat(
     return weights, solved
 
 
-def _visible_distances(
+def _distances(
     vertices: Points, faces: Indices, bones: BoneSegments, progress: Callable[[float], None]
-) -> Points:
-    """The distance from each vertex to each piece of bone, infinite where one can't see it."""
-    distances = np.full((len(vertices), len(bones.joints)), np.inf)
+) -> tuple[Points, Bits]:
+    """How far each vertex is from each piece of bone, and whether it can see it: (n, S) each."""
+    distances = np.empty((len(vertices), len(bones.joints)))
+    seen = np.empty(distances.shape, dtype=bool)
     for number, (head, tail) in enumerate(zip(bones.heads, bones.tails, strict=True)):
         progress(number / len(bones.joints))
-        visible = embree.bone_visible(vertices, faces, head, tail)
-        distances[visible, number] = segment_distances(vertices[visible], head[None], tail[None])[
-            :, 0
-        ]
-    return distances
+        distances[:, number] = segment_distances(vertices, head[None], tail[None])[:, 0]
+        seen[:, number] = embree.bone_visible(vertices, faces, head, tail)
+    return distances, seen
 
 
 def _diffuse(

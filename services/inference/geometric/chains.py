@@ -12,6 +12,8 @@ from services.inference.geometric.surface import Points
 
 # Forks nearer to each other than this share one joint, body units.
 _SAME_FORK = 0.08
+# A tail grows no farther than this from the root, body units.
+_AT_ROOT = 0.2
 _MOST_NAMED_PAIRS = 5
 
 
@@ -22,7 +24,7 @@ def side_name(side: int, facing: int) -> str:
 
 def hind_fork(tree: CurveTree, plan: BodyPlan) -> int:
     """The point where the hindmost standing limbs leave the trunk: the root of an animal."""
-    standing = [e for e in plan.limbs if e.grounded and e.side]
+    standing = plan.legs(1)
     if not standing:
         return 0
     return min(standing, key=lambda e: plan.facing * tree.points[e.tips[0], 2]).fork
@@ -31,11 +33,13 @@ def hind_fork(tree: CurveTree, plan: BodyPlan) -> int:
 def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
     """A joint tree along all branches of a curve tree, rooted where its root is."""
     draft = Draft()
-    paths = _branches(tree)
+    paths = _branches(tree, plan)
     names = _branch_names(tree, plan, paths)
     joint_at: dict[int, int] = {}
     for path, name in zip(paths, names, strict=True):
         _add_branch(draft, tree, path, name, joint_at)
+    if plan.plan is Plan.QUADRUPED:
+        _name_neck_and_head(draft, tree, plan, paths[0], joint_at)
     if not draft.names:
         raise ValueError("The model has no shape that a skeleton could follow.")
     return draft
@@ -55,23 +59,30 @@ def prop_skeleton(solid: Solid) -> Draft:
     return draft
 
 
-def _branches(tree: CurveTree) -> list[list[int]]:
+def _branches(tree: CurveTree, plan: BodyPlan) -> list[list[int]]:
     """Paths that cover the tree: first the trunk, each next one from its fork to its tip.
 
-    At a fork the path goes on where the most curve lies ahead, on the mirror plane if it can.
+    At a fork the path goes on where the most curve lies ahead, on the mirror plane if it can;
+    at the hips of an animal, where the front is.
     """
     children = tree.children
+    lead = plan.facing * tree.points[:, 2]
+    for point in range(len(tree.parents) - 1, 0, -1):
+        parent = int(tree.parents[point])
+        lead[parent] = max(lead[parent], lead[point])
     ahead = np.zeros(len(tree.parents))
     for point in range(len(tree.parents) - 1, 0, -1):
         parent = int(tree.parents[point])
         step = float(np.linalg.norm(tree.points[point] - tree.points[parent]))
         ahead[parent] = max(ahead[parent], ahead[point] + step)
-    weight = ahead + 10.0 * (tree.points[:, 0] == 0.0)
+    weight = ahead + 100.0 * (tree.points[:, 0] == 0.0)
+    animal = plan.plan is Plan.QUADRUPED
     paths, pending = [], [[0]]
     while pending:
         path = pending.pop(0)
         while children[path[-1]]:
-            below = sorted(children[path[-1]], key=lambda c: (-weight[c], c))
+            order = weight + 20.0 * lead if animal and path == [0] else weight
+            below = sorted(children[path[-1]], key=lambda c: (-order[c], c))
             pending += [[path[-1], child] for child in below[1:]]
             path.append(below[0])
         paths.append(path)
@@ -101,6 +112,18 @@ def _add_branch(
         if place or parent < 0:
             nearest = int(np.abs(corners[:-1] - place).argmin())
             joint_at[point] = joints[nearest]
+
+
+def _name_neck_and_head(
+    draft: Draft, tree: CurveTree, plan: BodyPlan, trunk: list[int], joint_at: dict[int, int]
+) -> None:
+    """Rename what lies ahead of the front legs on the trunk."""
+    places = {point: place for place, point in enumerate(trunk)}
+    shoulders = max(places.get(leg.fork, 0) for leg in plan.legs(1))
+    last_spine = joint_at[trunk[shoulders]]
+    ahead = sorted({joint_at[p] for p in trunk[shoulders:]} - {last_spine})
+    for number, joint in enumerate(ahead, start=1):
+        draft.names[joint] = "head" if number == len(ahead) else f"neck_{number}"
 
 
 def _forks(tree: CurveTree, path: list[int], start: int) -> list[int]:
@@ -150,9 +173,12 @@ def _role(
     if limb is None or plan.plan is Plan.GENERIC:
         return "branch"
     tip, fork = tree.points[path[-1]], tree.points[path[0]]
+    behind = plan.facing * (tip[2] - fork[2]) < 0
+    at_root = float(np.linalg.norm(fork - tree.points[0])) < _AT_ROOT
+    if behind and at_root and not limb.paired:
+        return "tail"
     if limb.side == 0:
-        behind = plan.facing * (tip[2] - fork[2]) < 0
-        return "tail" if behind and path[0] == 0 else "branch"
+        return "branch"
     side = side_name(limb.side, plan.facing)
     if path[-1] in ranks:
         return f"{ranks[path[-1]]}_{side}"
@@ -164,7 +190,7 @@ def _ground_ranks(tree: CurveTree, plan: BodyPlan) -> dict[int, str]:
     ranks: dict[int, str] = {}
     for side in (1, -1):
         standing = sorted(
-            plan.of_side(side, grounded=True),
+            plan.legs(side),
             key=lambda e: -plan.facing * float(tree.points[e.tips[0], 2]),
         )
         if len(standing) > _MOST_NAMED_PAIRS:

@@ -10,6 +10,7 @@ from services.inference.geometric.bone_segments import bone_segments
 from services.inference.geometric.chains import chain_skeleton, hind_fork, prop_skeleton
 from services.inference.geometric.curve_tree import CurveTree, prune, reroot, smooth
 from services.inference.geometric.draft import Draft
+from services.inference.geometric.humanoid import humanoid_skeleton
 from services.inference.geometric.influences import strongest_influences
 from services.inference.geometric.skinning import skin_surface, weights_at
 from services.inference.geometric.solid import Solid, voxelise
@@ -32,7 +33,7 @@ VERSION = "1.0.0"
 Progress = Callable[[float, str], None]
 
 _RESOLUTION = 72
-_MOST_TIPS = 24
+_MOST_TIPS = 18
 _WELD = 1e-5
 _SKIN_FACES = 40_000
 MAX_INFLUENCES = 4
@@ -133,7 +134,11 @@ def _joints(tree: CurveTree, solid: Solid, symmetric: bool) -> Draft:
     if len(tree.tips) < 2 or (thin and len(tree.tips) > 8):
         return prop_skeleton(solid)
     plan = body_plan(tree, solid, symmetric)
-    if plan.plan is not Plan.GENERIC:
+    if plan.plan is Plan.BIPED:
+        humanoid = humanoid_skeleton(tree, plan, fold(solid))
+        if humanoid is not None:
+            return humanoid
+    if plan.plan in (Plan.BIPED, Plan.QUADRUPED):
         tree = reroot(tree, hind_fork(tree, plan))
         plan = body_plan(tree, solid, symmetric)
     return chain_skeleton(tree, plan)

@@ -37,7 +37,7 @@ class Solid:
     def cells_of(self, points: Points) -> Indices:
         """The cells that hold the points, (n, 3), clipped to the grid."""
         cells = np.round((points - self.origin) / self.cell).astype(np.int64)
-        return np.clip(cells, 0, np.array(self.filled.shape) - 1)
+        return np.asarray(np.clip(cells, 0, np.array(self.filled.shape) - 1))
 
     def holds(self, points: Points) -> Bits:
         """Whether each point lies in a filled cell, (n,)."""

@@ -110,13 +110,25 @@ def _use_up(open_voxels: Bits, path: list[int], radii: Points, lengths: sparse.c
 
 
 def _on_mirror_plane(tree: CurveTree, cell: float) -> CurveTree:
-    """Move the points that follow the mirror plane onto it: near it, and all above them too."""
+    """Move the points that follow the mirror plane onto it: near it, and all above them too.
+
+    What leads to a single curve beside the plane, and nowhere else, belongs to that curve: it
+    leaves the plane evenly from where it forks off.
+    """
     near = tree.points[:, 0] <= np.maximum(1.5 * cell, 0.5 * tree.radii)
     for point, parent in enumerate(tree.parents):
         if parent >= 0:
             near[point] &= near[parent]
     points = tree.points.copy()
     points[near, 0] = 0.0
+    children = tree.children
+    for point, parent in enumerate(tree.parents):
+        if parent < 0 or near[point] or not near[parent]:
+            continue
+        stub = [point]
+        while (above := int(tree.parents[stub[-1]])) > 0 and len(children[above]) == 1:
+            stub.append(above)
+        points[stub, 0] = np.linspace(tree.points[point, 0], 0.0, len(stub), endpoint=False)
     return CurveTree(points, tree.radii, tree.parents)
 
 
