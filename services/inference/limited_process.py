@@ -8,7 +8,7 @@ everything the step does not need and then becomes the step:
 - seccomp(2): no sockets, no new processes, no tracing or signalling of other processes;
 - landlock(7), where the kernel has it (5.13 and later): files outside the scratch folder cannot be
   written, and only the interpreter, its libraries and our own code can be read;
-- no capabilities, an environment that holds nothing of the parent's, a session of its own, death with the parent.
+- no capabilities, nothing of the parent's environment, a session of its own, death with the parent.
 
 All of it works for an unprivileged user in a pod. The step speaks to the parent in JSON lines on
 stdout: {"progress": 0..1, "message": "Reading mesh"}, or, before it exits with status 3,
@@ -233,6 +233,7 @@ def _confinement(limits: Limits, scratch: Path) -> str:
             "cpu_seconds": limits.cpu_seconds,
             "file_bytes": limits.file_bytes,
             "open_files": limits.open_files,
+            "listable": list(map(str, _code_folders())),  # how imports find a package
             "readable": [*readable, *_SYSTEM_FILES],
             "writable": [str(scratch.resolve()), "/dev/null"],
         }
@@ -262,7 +263,7 @@ def _become(confinement: str, command: Sequence[str]) -> None:
     Path("/proc/self/oom_score_adj").write_text("1000")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _drop_capabilities()
-    _restrict_files(settings["readable"], settings["writable"])
+    _restrict_files(settings["listable"], settings["readable"], settings["writable"])
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_AS, settings["memory_bytes"]),
@@ -355,7 +356,9 @@ _FILE_RIGHTS = _EXECUTE | 1 << 1 | _READ_FILE | 1 << 14 | 1 << 15  # with write,
 _RIGHTS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))  # (since ABI, how many rights it knows)
 
 
-def _restrict_files(readable: Sequence[str], writable: Sequence[str]) -> None:
+def _restrict_files(
+    listable: Sequence[str], readable: Sequence[str], writable: Sequence[str]
+) -> None:
     """landlock(7). It also hides other processes' environments and memory (/proc/PID/environ)."""
     abi = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if abi < 1:
@@ -363,9 +366,10 @@ def _restrict_files(readable: Sequence[str], writable: Sequence[str]) -> None:
     known = (1 << max(count for since, count in _RIGHTS_BY_ABI if abi >= since)) - 1
     attributes = struct.pack("Q", known)
     ruleset = _landlock(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
-    for paths, rights in ((readable, _EXECUTE | _READ_FILE | _READ_DIR), (writable, known)):
+    reading = _EXECUTE | _READ_FILE | _READ_DIR
+    for paths, rights in ((listable, _READ_DIR), (readable, reading), (writable, known)):
         for path in paths:
-            _allow(ruleset, path, rights & known)
+            _allow(ruleset, path, rights)
     _landlock(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -214,28 +215,32 @@ async def test_cancelling_kills_the_step_at_once(tmp_path):
         os.kill(child, 0)
 
 
-async def test_a_step_does_not_outlive_a_parent_that_is_killed(tmp_path):
+def test_a_step_does_not_outlive_a_parent_that_is_killed(tmp_path):
     (tmp_path / "step.py").write_text(
         "import os, pathlib, time\n"
         "pathlib.Path('pid.part').write_text(str(os.getpid()))\n"
         "os.rename('pid.part', 'pid')\n"
         "time.sleep(600)\n"
     )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "import asyncio, sys, pathlib\n"
-        "from services.inference.limited_process import Limits, run_step\n"
-        f"asyncio.run(run_step([sys.executable, 'step.py'], scratch=pathlib.Path({str(tmp_path)!r}),"
-        " limits=Limits(), on_progress=print))",
-        cwd=Path(__file__).parents[2],
+    program = f"""
+        import asyncio, pathlib, sys
+        from services.inference.limited_process import Limits, run_step
+        scratch = pathlib.Path({str(tmp_path)!r})
+        command = [sys.executable, "step.py"]
+        asyncio.run(run_step(command, scratch=scratch, limits=Limits(), on_progress=print))
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=Path(__file__).parents[2]
     )
-    pid = tmp_path / "pid"
-    deadline = time.monotonic() + 30
-    while not pid.exists() and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
+    wait_until((tmp_path / "pid").exists)
+    step = Path("/proc", (tmp_path / "pid").read_text())
     parent.kill()
-    await parent.wait()
-    while Path(f"/proc/{pid.read_text()}/cwd").exists() and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-    assert not Path(f"/proc/{pid.read_text()}/cwd").exists()
+    parent.wait()
+    wait_until(lambda: not (step / "cwd").exists())
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
