@@ -1,0 +1,110 @@
+"""/api/docs (Swagger UI) and /api/redoc, without a word to other servers."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.requests import Request
+from starlette.staticfiles import StaticFiles
+
+router = APIRouter(prefix="/api", include_in_schema=False)
+
+# The bundled scripts and styles, from the package that carries them.
+assets = StaticFiles(directory=Path(str(files("fastapi_offline") / "static")))
+ASSETS_PATH = "/api/docs/assets"
+
+# Both pages style themselves from scripts; ReDoc indexes in a worker made of a blob.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src blob:; "
+    "frame-ancestors 'none'"
+)
+
+_SWAGGER_UI = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>UniRig API - Swagger UI</title>
+<link rel="icon" href="{ASSETS_PATH}/favicon.png">
+<link rel="stylesheet" href="{ASSETS_PATH}/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="{ASSETS_PATH}/swagger-ui-bundle.js"></script>
+<script src="/api/docs/start.js"></script>
+</body>
+</html>
+"""
+
+# "Try it out" fetches the CSRF token by itself.
+_START = """SwaggerUIBundle({
+  url: "/api/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+  requestInterceptor: async (request) => {
+    const changes = request.method && !["GET", "HEAD"].includes(request.method.toUpperCase());
+    if (changes && !request.headers["X-CSRF-Token"]) {
+      const answer = await fetch("/api/csrf-token", {credentials: "same-origin"});
+      request.headers["X-CSRF-Token"] = (await answer.json()).csrf_token;
+    }
+    return request;
+  },
+});
+"""
+
+_REDOC = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>UniRig API - ReDoc</title>
+<link rel="icon" href="{ASSETS_PATH}/favicon.png">
+<style>body {{ margin: 0; padding: 0; }}</style>
+</head>
+<body>
+<redoc spec-url="/api/openapi.json"></redoc>
+<script src="{ASSETS_PATH}/redoc.standalone.js"></script>
+</body>
+</html>
+"""
+
+_HOME = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>UniRig</title></head>
+<body>
+<h1>UniRig</h1>
+<p>This server turns 3D models into rigged assets.
+Its API is described at <a href="/api/docs">/api/docs</a>
+and <a href="/api/redoc">/api/redoc</a>.</p>
+</body>
+</html>
+"""
+
+
+@router.get("/docs")
+async def swagger_ui() -> HTMLResponse:
+    return HTMLResponse(_SWAGGER_UI, headers={"Content-Security-Policy": _POLICY})
+
+
+@router.get("/docs/start.js")
+async def swagger_ui_start() -> Response:
+    return Response(_START, media_type="text/javascript")
+
+
+@router.get("/redoc")
+async def redoc() -> HTMLResponse:
+    return HTMLResponse(_REDOC, headers={"Content-Security-Policy": _POLICY})
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
+
+
+home_router = APIRouter(include_in_schema=False)
+
+
+@home_router.get("/")
+async def home() -> HTMLResponse:
+    return HTMLResponse(_HOME)

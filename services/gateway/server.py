@@ -1,0 +1,108 @@
+"""The gateway as a running server, from the first listening socket to the last answer."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.common.errors import ApiError, ErrorCode
+from services.gateway.app import create_app
+from services.gateway.backends import Backends
+from services.gateway.errors import error_response
+from services.gateway.notifications import Notifications
+from services.gateway.settings import GatewaySettings
+
+log = structlog.get_logger(__name__)
+
+_PING_SECONDS = 20.0
+# Clients say nothing on the WebSocket that we would read.
+_MAX_CLIENT_MESSAGE = 4096
+_CLOSE_SECONDS = 1.0
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose refusal of what is not HTTP has the standard body too."""
+
+    def send_400_response(self, msg: str) -> None:
+        refusal = error_response(ApiError(ErrorCode.INVALID_REQUEST, msg), {"Connection": "close"})
+        head = [b"%s: %s\r\n" % header for header in refusal.raw_headers]
+        lines = [b"HTTP/1.1 400 Bad Request\r\n", *head, b"\r\n", bytes(refusal.body)]
+        self.transport.write(b"".join(lines))
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to stop by us instead of by signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Gateway:
+    """A gateway that serves. ready turns False as soon as it begins to stop."""
+
+    def __init__(self, api: FastAPI, port: int) -> None:
+        self._api = api
+        self.port = port
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._api.state.ready)
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """Serves while the context lasts; OSError where the port is taken.
+
+    At the end: no new connections, WebSockets closed as going away, running requests finished.
+    """
+    backends = Backends(settings)
+    notifications = Notifications()
+    api, app = create_app(settings, backends, notifications)
+    listener = socket.create_server((settings.bind_host, settings.http_port), backlog=2048)
+    server = _Server(_config(settings, app))
+    listening = asyncio.create_task(notifications.listen(settings.nats_url))
+    answering = asyncio.create_task(server.serve([listener]))
+    port = int(listener.getsockname()[1])
+    api.state.ready = True
+    log.info("serving", address=f"{settings.bind_host}:{port}")
+    try:
+        yield Gateway(api, port)
+    finally:
+        api.state.ready = False
+        await notifications.close(_CLOSE_SECONDS)
+        server.should_exit = True
+        await answering
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await backends.close()
+        log.info("stopped")
+
+
+def _config(settings: GatewaySettings, app: ASGIApp) -> uvicorn.Config:
+    # uvicorn's own lines would show the WebSockets' queries; ours say the rest.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        lifespan="off",
+        ws_ping_interval=_PING_SECONDS,
+        ws_ping_timeout=_PING_SECONDS,
+        ws_max_size=_MAX_CLIENT_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
+    )
