@@ -16,8 +16,8 @@ class SessionsSettings(RpcServiceSettings):
 
     # A secret because it may hold a password.
     redis_url: SecretStr = SecretStr("redis://redis:6379/0")
-    # Comma-separated, at least 32 characters each: the first signs, all verify. To rotate, put a
-    # new key first and drop the old one after SESSION_TTL_SECONDS.
+    # Comma-separated, at least 32 characters each: the first signs, all verify. To rotate, append
+    # the new key, put it first once every replica has it, and drop the old one a TTL later.
     signing_keys: SecretStr
     # A session ends this long after its last activity.
     session_ttl_seconds: int = Field(default=86400, ge=1)
