@@ -1,0 +1,216 @@
+"""A storage service in a process of its own, a bucket on a real S3 server, and a plain client."""
+
+import hashlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from unirig.v1 import storage_pb2, storage_pb2_grpc
+
+from services.cli.servers import free_port, wait_for_port
+from services.common.rpc import open_channel
+
+HOST = "127.0.0.1"
+SERVICE = "unirig.v1.StorageService"
+KIB, MIB = 1024, 1024**2
+
+
+@dataclass
+class StorageServer:
+    """python -m services.storage, with the environment given."""
+
+    environment: dict[str, str]
+    log: Path
+    grpc_port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.grpc_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self, preexec_fn: object = None, is_ready: bool = True) -> "StorageServer":
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.storage"],
+                env={
+                    **os.environ,
+                    "BIND_HOST": HOST,
+                    "GRPC_PORT": str(self.grpc_port),
+                    "METRICS_PORT": str(self.metrics_port),
+                    **self.environment,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=preexec_fn,
+            )
+        deadline = time.monotonic() + 60
+        while is_ready and self.probe("/readyz") != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        return self
+
+    def probe(self, path: str) -> int:
+        """The HTTP status of the metrics port's answer, 0 for none."""
+        try:
+            url = f"http://{HOST}:{self.metrics_port}{path}"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def metrics(self) -> str:
+        url = f"http://{HOST}:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@dataclass
+class S3Server:
+    """`rclone serve s3` over a folder: signatures are checked, files are plain files."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            "STORAGE_BACKEND": "s3",
+            "S3_ENDPOINT": f"http://{HOST}:{self.port}",
+            "S3_BUCKET": "rigs",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+
+    def start(self) -> "S3Server":
+        (self.folder / "rigs").mkdir(parents=True, exist_ok=True)
+        program = Path(sysconfig.get_path("scripts")) / "rclone"
+        with (self.folder.parent / "rclone.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(program, "serve", "s3", "--addr", f"{HOST}:{self.port}"),
+                    *("--auth-key", "key,secret", "--config", os.devnull, self.folder),
+                ],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        assert wait_for_port(self.port, self.process)
+        return self
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+def session() -> str:
+    return secrets.token_hex(16)
+
+
+def channel_to(server: StorageServer) -> grpc.aio.Channel:
+    return open_channel(server.address, SERVICE, [])
+
+
+def chunks_of(content: bytes, size: int = MIB) -> list[bytes]:
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def etag_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Client:
+    """The calls of the contract on Python values."""
+
+    def __init__(self, channel: grpc.aio.Channel, session_id: str) -> None:
+        self.stub = storage_pb2_grpc.StorageServiceStub(channel)
+        self.session_id = session_id
+
+    def header(
+        self, filename: str, lineage: Mapping[str, str] | None = None
+    ) -> storage_pb2.PutFileRequest:
+        """An upload's header, or a result's where a lineage is given."""
+        header = storage_pb2.PutFileHeader(
+            session_id=self.session_id,
+            area=storage_pb2.AREA_UPLOADS if lineage is None else storage_pb2.AREA_RESULTS,
+            filename=filename,
+            lineage=None if lineage is None else storage_pb2.Lineage(**lineage),
+        )
+        return storage_pb2.PutFileRequest(header=header)
+
+    async def put(
+        self, filename: str, content: bytes | Iterable[bytes], **lineage: str
+    ) -> storage_pb2.FileInfo:
+        pieces = chunks_of(content) if isinstance(content, bytes) else content
+
+        async def requests() -> AsyncIterator[storage_pb2.PutFileRequest]:
+            yield self.header(filename, lineage or None)
+            for piece in pieces:
+                yield storage_pb2.PutFileRequest(chunk=piece)
+
+        return (await self.stub.PutFile(requests(), timeout=120)).file
+
+    async def get(
+        self, path: str, offset: int = 0, length: int = 0
+    ) -> tuple[storage_pb2.FileInfo, bytes]:
+        request = storage_pb2.GetFileRequest(
+            session_id=self.session_id, path=path, offset=offset, length=length
+        )
+        received = [response async for response in self.stub.GetFile(request, timeout=120)]
+        assert received[0].WhichOneof("part") == "file"
+        assert all(0 < len(response.chunk) <= MIB for response in received[1:])
+        return received[0].file, b"".join(response.chunk for response in received[1:])
+
+    async def stat(self, path: str) -> storage_pb2.FileInfo:
+        request = storage_pb2.StatFileRequest(session_id=self.session_id, path=path)
+        return (await self.stub.StatFile(request, timeout=30)).file
+
+    async def usage(self) -> tuple[int, int, int]:
+        request = storage_pb2.GetUsageRequest(session_id=self.session_id)
+        usage = await self.stub.GetUsage(request, timeout=30)
+        return usage.uploads, usage.results, usage.bytes
+
+    async def delete_job(self, job_id: str) -> tuple[int, int]:
+        request = storage_pb2.DeleteJobFilesRequest(session_id=self.session_id, job_id=job_id)
+        freed = await self.stub.DeleteJobFiles(request, timeout=30)
+        return freed.files_deleted, freed.bytes_freed
+
+    async def delete_session(self) -> tuple[int, int]:
+        request = storage_pb2.DeleteSessionFilesRequest(session_id=self.session_id)
+        freed = await self.stub.DeleteSessionFiles(request, timeout=30)
+        return freed.files_deleted, freed.bytes_freed
+
+    async def space(self) -> storage_pb2.GetDiskSpaceResponse:
+        return await self.stub.GetDiskSpace(storage_pb2.GetDiskSpaceRequest(), timeout=30)
