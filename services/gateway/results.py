@@ -90,7 +90,7 @@ async def _chunks(
     call: "grpc.aio.UnaryStreamCall[GetFileRequest, GetFileResponse]",
 ) -> AsyncIterator[bytes]:
     try:
-        async for part in call:
+        while isinstance(part := await call.read(), GetFileResponse):
             yield part.chunk
     finally:
         call.cancel()
