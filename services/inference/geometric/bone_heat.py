@@ -6,70 +6,61 @@ import numpy as np
 import robust_laplacian
 from igl import embree
 from scipy import sparse
-from scipy.sparse import csgraph, linalg
+from scipy.sparse import linalg
 
 from services.inference.geometric.bone_segments import BoneSegments
 from services.inference.geometric.draft import segment_distances
-from services.inference.geometric.solid import Bits
+from services.inference.geometric.solid import Bits, Solid
 from services.inference.geometric.surface import Indices, Points
+from services.inference.geometric.voxel_geodesic import geodesic_distances
 
-# A piece of surface takes part if this share of its vertices sees a bone.
-_SEEN_SHARE = 0.1
 # A vertex that sees only bones much farther than the nearest one, as a sleeve sees the head but
 # not the arm inside, sees none: FARTHER times as far, plus FARTHER_BY body units.
 _FARTHER = 1.5
 _FARTHER_BY = 0.03
+# How strongly a vertex that sees no bone is drawn to the one it belongs to.
+_BLIND_HEAT = 0.3
 # Bones whose distances differ by less than this share of them are equally near.
 _TIE = 1e-3
 _NEAREST = 2e-3
 _COLUMNS = 16
 
 
-def pieces(vertices: Points, faces: Indices) -> Indices:
-    """For each vertex (n,) which connected piece of the surface it belongs to."""
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    links = sparse.csr_array(
-        (np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
-    )
-    return np.asarray(csgraph.connected_components(links, directed=False)[1], dtype=np.int64)
-
-
 def bone_heat(
     vertices: Points,
     faces: Indices,
-    piece: Indices,
+    solid: Solid,
     bones: BoneSegments,
-    progress: Callable[[float], None],
-) -> tuple[Points, Bits]:
-    """Weights (n, joints) that sum to 1, and whether each vertex got them (n,).
+    progress: Callable[[float, str], None],
+) -> Points:
+    """Weights (n, joints) that sum to 1.
 
-    Vertices of pieces that hardly see any bone get none: their rows are 0.
+    A vertex takes heat from the nearest bone it sees. One that sees none, as under clothes, or
+    between fingers, takes less, from the bone that is nearest through the solid.
     """
-    distances, seen = _distances(vertices, faces, bones, lambda share: progress(0.7 * share))
-    nearest_of_all = distances.min(axis=1)
-    distances[~seen] = np.inf
-    nearest = distances.min(axis=1)
+    straight, seen = _distances(vertices, faces, bones, lambda s: progress(0.4 * s, "Casting rays"))
+    nearest_of_all = straight.min(axis=1)
+    straight[~seen] = np.inf
+    nearest = straight.min(axis=1)
     sees = nearest <= _FARTHER * nearest_of_all + _FARTHER_BY
-    seen_share = np.bincount(piece, sees) / np.bincount(piece)
-    solved = seen_share[piece] >= _SEEN_SHARE
-    heated = sees & solved
-    if not heated.any():
-        return np.zeros((len(vertices), bones.count)), heated
-
-    rows, segments = np.nonzero((distances <= nearest[:, None] * (1.0 + _TIE)) & heated[:, None])
-    sources = sparse.csr_array(
-        (np.ones(len(rows)), (rows, bones.joints[segments])), shape=(len(vertices), bones.count)
+    blind = np.flatnonzero(~sees)
+    through = geodesic_distances(
+        vertices[blind], solid, bones, lambda s: progress(0.4 + 0.3 * s, "Measuring distances")
     )
-    sources.data[:] = 1.0
-    sources = sources.multiply(1.0 / np.maximum(sources.sum(axis=1), 1.0)[:, None]).tocsc()
-    heat = np.zeros(len(vertices))
-    heat[heated] = 1.0 / np.maximum(nearest[heated], _NEAREST) ** 2
-    weights = _diffuse(vertices, faces, heat, sources, lambda share: progress(0.7 + 0.3 * share))
-    total = weights.sum(axis=1)
-    solved &= total > 1e-6
-    weights[~solved] = 0.0
-    weights[solved] /= total[solved, None]
-    return weights, solved
+    nearest[blind] = through.min(axis=1)
+
+    rows, segments = np.nonzero((straight <= nearest[:, None] * (1.0 + _TIE)) & sees[:, None])
+    blind_rows, joints = np.nonzero(through <= nearest[blind, None] * (1.0 + _TIE))
+    sources = np.zeros((len(vertices), bones.count))
+    sources[rows, bones.joints[segments]] = 1.0
+    sources[blind[blind_rows], joints] = 1.0
+    sources /= sources.sum(axis=1, keepdims=True)
+    heat = np.where(sees, 1.0, _BLIND_HEAT) / np.maximum(nearest, _NEAREST) ** 2
+    weights = _diffuse(
+        vertices, faces, heat, sources, lambda s: progress(0.7 + 0.3 * s, "Letting heat flow")
+    )
+    total = weights.sum(axis=1, keepdims=True)
+    return np.where(total > 0.5, weights / np.maximum(total, 0.5), sources)
 
 
 def _distances(
@@ -89,7 +80,7 @@ def _diffuse(
     vertices: Points,
     faces: Indices,
     heat: Points,
-    sources: sparse.csc_array,
+    sources: Points,
     progress: Callable[[float], None],
 ) -> Points:
     """Solve (L + M h) w = M h p for each joint, L the robust Laplacian (Sharp and Crane 2020)."""
@@ -101,5 +92,5 @@ def _diffuse(
     for start in range(0, sources.shape[1], _COLUMNS):
         progress(start / sources.shape[1])
         columns = slice(start, start + _COLUMNS)
-        weights[:, columns] = factors.solve(gain[:, None] * sources[:, columns].toarray())
+        weights[:, columns] = factors.solve(gain[:, None] * sources[:, columns])
     return np.clip(np.nan_to_num(weights), 0.0, 1.0)

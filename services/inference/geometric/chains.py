@@ -14,6 +14,7 @@ from services.inference.geometric.surface import Points
 _SAME_FORK = 0.08
 # A tail grows no farther than this from the root, body units.
 _AT_ROOT = 0.2
+_PROP_JOINTS = 3
 _MOST_NAMED_PAIRS = 5
 
 
@@ -48,14 +49,16 @@ def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
 def prop_skeleton(solid: Solid) -> Draft:
     """A short chain along the longest side of a thing without limbs."""
     centres = solid.centres
-    middle = (centres.min(axis=0) + centres.max(axis=0)) / 2
     axis = int(np.ptp(centres, axis=0).argmax())
-    ends = [float(centres[:, axis].min()), float(centres[:, axis].max())]
-    line = np.repeat(middle[None], 4, axis=0)
-    line[:, axis] = np.linspace(ends[0], ends[1], 4)
+    along = centres[:, axis]
+    stations = np.linspace(along.min(), along.max(), _PROP_JOINTS + 1)
+    line = []
+    for station in stations:
+        distance = np.abs(along - station)
+        line.append(centres[distance <= distance.min() + 1.5 * solid.cell].mean(axis=0))
     draft = Draft()
     root = draft.add("root", -1, line[0], line[1])
-    draft.add_chain("bone", root, line[1:])
+    draft.add_chain("bone", root, np.array(line[1:]))
     return draft
 
 

@@ -13,7 +13,7 @@ from services.inference.geometric.draft import Draft
 from services.inference.geometric.humanoid import humanoid_skeleton
 from services.inference.geometric.influences import strongest_influences
 from services.inference.geometric.skinning import skin_surface, weights_at
-from services.inference.geometric.solid import Solid, voxelise
+from services.inference.geometric.solid import Solid, bounded_voxels, convexity
 from services.inference.geometric.surface import (
     BodyFrame,
     Indices,
@@ -32,7 +32,8 @@ VERSION = "1.0.0"
 
 Progress = Callable[[float, str], None]
 
-_RESOLUTION = 72
+# What fills this share of its convex hull has no limbs.
+_CONVEX = 0.8
 _MOST_TIPS = 18
 _WELD = 1e-5
 _SKIN_FACES = 40_000
@@ -54,11 +55,14 @@ def predict_skeleton(mesh: Mesh, progress: Progress) -> Skeleton:
     frame, overlap, vertices = _mirrored(frame, vertices, faces)
     symmetric = overlap >= SYMMETRIC
     progress(0.35, "Filling the solid")
-    solid = voxelise(vertices, faces, _RESOLUTION)
+    solid = bounded_voxels(vertices, faces)
     progress(0.55, "Tracing the medial curves")
-    tree = _curves(solid, symmetric)
-    progress(0.85, "Placing the joints")
-    draft = _joints(tree, solid, symmetric)
+    if convexity(solid) > _CONVEX:
+        draft = prop_skeleton(solid)
+    else:
+        tree = _curves(solid, symmetric)
+        progress(0.85, "Placing the joints")
+        draft = _joints(tree, solid, symmetric)
     progress(1.0, "Skeleton ready")
     return draft.skeleton(frame)
 
@@ -76,7 +80,7 @@ def predict_weights(mesh: Mesh, skeleton: Skeleton, progress: Progress) -> SkinW
     progress(0.06, "Welding the surface")
     vertices, faces = _welded(mesh, frame)
     progress(0.12, "Filling the solid")
-    solid = voxelise(vertices, faces, _RESOLUTION)
+    solid = bounded_voxels(vertices, faces)
     progress(0.18, "Reducing the surface")
     small_vertices, small_faces = decimate(vertices, faces, _SKIN_FACES)
     bones = bone_segments(skeleton, frame, solid)

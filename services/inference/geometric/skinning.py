@@ -1,16 +1,17 @@
-"""Skinning weights for every vertex of a mesh: heat where it can flow, else the solid."""
+"""Skinning weights for every vertex of a mesh: heat on a small surface, carried over."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import igl
 import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
 
-from services.inference.geometric.bone_heat import bone_heat, pieces
+from services.inference.geometric.bone_heat import bone_heat
 from services.inference.geometric.bone_segments import BoneSegments
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Indices, Points
-from services.inference.geometric.voxel_geodesic import voxel_geodesic
 
 # A loose piece no larger than this, such as an eye or a button, moves as one; body units.
 _RIGID_PIECE = 0.08
@@ -34,18 +35,19 @@ def skin_surface(
     progress: Callable[[float, str], None],
 ) -> SkinnedSurface:
     """Dense weights for a welded surface of moderate size. All in the body frame."""
-    piece = pieces(vertices, faces)
-    weights, solved = bone_heat(
-        vertices, faces, piece, bones, lambda s: progress(0.6 * s, "Letting heat flow from bones")
+    weights = bone_heat(vertices, faces, solid, bones, progress)
+    return SkinnedSurface(
+        vertices, faces, _rigid_crumbs(vertices, _pieces(vertices, faces), weights)
     )
-    if not solved.all():
-        weights[~solved] = voxel_geodesic(
-            vertices[~solved],
-            solid,
-            bones,
-            lambda s: progress(0.6 + 0.4 * s, "Measuring distances through the solid"),
-        )
-    return SkinnedSurface(vertices, faces, _rigid_crumbs(vertices, piece, weights))
+
+
+def _pieces(vertices: Points, faces: Indices) -> Indices:
+    """For each vertex (n,) which connected piece of the surface it belongs to."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    links = sparse.csr_array(
+        (np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
+    )
+    return np.asarray(csgraph.connected_components(links, directed=False)[1], dtype=np.int64)
 
 
 def _rigid_crumbs(vertices: Points, piece: Indices, weights: Points) -> Points:

@@ -6,11 +6,14 @@ import igl
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from services.inference.geometric.surface import Indices, Points, decimate, surface_samples
 
 Bits = npt.NDArray[np.bool_]
 
+_RESOLUTION = 72
+_MOST_CELLS = 60_000
 _PADDING = 3
 _WINDING_FACES = 60_000
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
@@ -44,6 +47,23 @@ class Solid:
         inside = (np.abs(points - self.origin) / self.cell < np.array(self.filled.shape)).all(1)
         i, j, k = self.cells_of(points).T
         return np.asarray(self.filled[i, j, k] & inside)
+
+
+def bounded_voxels(vertices: Points, faces: Indices) -> Solid:
+    """Solid voxels, fine for slender bodies and coarser for bulky ones, which have more of them."""
+    solid = voxelise(vertices, faces, _RESOLUTION)
+    excess = int(solid.filled.sum()) / _MOST_CELLS
+    if excess <= 1.0:
+        return solid
+    return voxelise(vertices, faces, int(_RESOLUTION / excess ** (1 / 3)))
+
+
+def convexity(solid: Solid) -> float:
+    """The share of a solid's convex hull that it fills, at most about 1."""
+    corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, -1).T
+    skin = solid.filled & ~ndimage.binary_erosion(solid.filled)
+    points = (np.argwhere(skin)[:, None] + corners).reshape(-1, 3)
+    return float(solid.filled.sum() / ConvexHull(np.unique(points, axis=0)).volume)
 
 
 def voxelise(vertices: Points, faces: Indices, resolution: int) -> Solid:

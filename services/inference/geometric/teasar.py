@@ -12,8 +12,14 @@ from services.inference.geometric.voxel_graph import voxel_graph
 # A path uses up the voxels within SCALE radii and CONSTANT body units of it.
 _SCALE = 1.3
 _CONSTANT = 0.12
-# How strongly paths keep to the middle: the cost of a step is its length over radius^CENTRING.
+# How strongly paths keep to the middle: the cost of a step is its length over depth^CENTRING.
+# Depth is the radius; how crowded the cells around are (a box of CROWD) makes a middle for sheets
+# too, whose radius is the same all over.
 _CENTRING = 3.0
+_CROWD = 7
+_SHEET = 0.3
+# Curves that leave the mirror plane by no more than this stay on it, body units.
+_CORNER = 0.1
 # Loose parts with a smaller share of the voxels get no curve.
 _SMALLEST_PART = 0.002
 _MAX_PATHS = 60
@@ -41,7 +47,9 @@ def curve_skeleton(solid: Solid, folded: bool) -> CurveTree:
     points = solid.origin + cells * solid.cell
     radii = (distances[tuple(cells.T)] - 0.5) * solid.cell
     lengths = voxel_graph(filled, solid.cell)
-    tree = _trace(points, radii, lengths, _root(solid, points, radii, folded))
+    crowd = ndimage.uniform_filter(solid.filled.astype(np.float32), _CROWD)[tuple(cells.T)]
+    root = _root(solid, points, radii, folded)
+    tree = _trace(points, radii, lengths, radii * (_SHEET + crowd), root)
     return _on_mirror_plane(tree, solid.cell) if folded else tree
 
 
@@ -64,11 +72,14 @@ def _root(solid: Solid, points: Points, radii: Points, folded: bool) -> int:
     return int(distance.argmin())
 
 
-def _trace(points: Points, radii: Points, lengths: sparse.csr_array, root: int) -> CurveTree:
+def _trace(
+    points: Points, radii: Points, lengths: sparse.csr_array, depths: Points, root: int
+) -> CurveTree:
+    """Paths to ever nearer tips; steps are cheap where depths (n,) are large."""
     start, end = lengths.nonzero()
-    middle_radii = (radii[start] + radii[end]) / 2
+    middle_depths = (depths[start] + depths[end]) / 2
     costs = sparse.csr_array(
-        (lengths.data / middle_radii**_CENTRING, lengths.indices, lengths.indptr),
+        (lengths.data / middle_depths**_CENTRING, lengths.indices, lengths.indptr),
         shape=lengths.shape,
     )
     _, towards_root = csgraph.dijkstra(costs, indices=root, return_predecessors=True)
@@ -113,12 +124,17 @@ def _on_mirror_plane(tree: CurveTree, cell: float) -> CurveTree:
     """Move the points that follow the mirror plane onto it: near it, and all above them too.
 
     What leads to a single curve beside the plane, and nowhere else, belongs to that curve: it
-    leaves the plane evenly from where it forks off.
+    leaves the plane evenly from where it forks off. Ends that leave the plane only to reach a
+    corner of the body lie on it.
     """
     near = tree.points[:, 0] <= np.maximum(1.5 * cell, 0.5 * tree.radii)
     for point, parent in enumerate(tree.parents):
         if parent >= 0:
             near[point] &= near[parent]
+    for tip in tree.tips:
+        end = [point for point in tree.path_up(tip) if not near[point]]
+        if tree.length(end) < _CORNER and tree.points[tip, 0] < _CORNER:
+            near[end] = True
     points = tree.points.copy()
     points[near, 0] = 0.0
     children = tree.children

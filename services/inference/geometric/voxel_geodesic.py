@@ -1,4 +1,4 @@
-"""Skinning weights by distance through the solid (Dionne and de Lasa 2013)."""
+"""How far points are from bones through the solid (Dionne and de Lasa 2013, section 4)."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,15 @@ from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Points
 from services.inference.geometric.voxel_graph import voxel_graph
 
-# The paper's falloff: 0 is smooth, 1 is nearly rigid.
-_FALLOFF = 0.5
 
-
-def voxel_geodesic(
+def geodesic_distances(
     points: Points, solid: Solid, bones: BoneSegments, progress: Callable[[float], None]
 ) -> Points:
-    """Weights (n, joints) that sum to 1 for points anywhere, every row non-zero."""
+    """The way from each joint's bones to each point (n, joints), body units.
+
+    Points and bones may lie anywhere: each is as far as the solid cell nearest to it. Joints
+    without bones are infinitely far; no row is all infinite.
+    """
     centres = solid.centres
     cells = KDTree(centres)
     graph = voxel_graph(solid.filled, solid.cell)
@@ -35,9 +36,7 @@ def voxel_geodesic(
         outside, seeds = cells.query(line)
         through = csgraph.dijkstra(graph, indices=np.unique(seeds), min_only=True)
         distances[:, joint] = through[nearest] + max(0.0, float(outside.min()) - solid.cell)
-    distances = np.maximum(distances, solid.cell / 2)
-    weights = 1.0 / ((1.0 - _FALLOFF) * distances + _FALLOFF * distances**2) ** 2
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    return distances
 
 
 def _samples(head: Points, tail: Points, spacing: float) -> Points:
