@@ -31,6 +31,7 @@ from services.inference.formats.program_output import (
     run_program,
 )
 from services.inference.formats.read import save_model
+from services.inference.formats.rigged_glb import VERTEX_ATTRIBUTE
 from services.inference.formats.transfer import rows, same_vertices, vertex_finder
 from services.inference.formats.write import rig_document
 from services.inference.geometry import (
@@ -43,6 +44,7 @@ from services.inference.geometry import (
 )
 
 _LONGEST_BONE_NAME = 63
+_LENGTH_PROPERTY = "bone_length"
 
 
 def to_blender(points: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -102,7 +104,9 @@ def _first_line(error: RuntimeError) -> str:
 
 
 def mesh_objects() -> list[Any]:
-    return [o for o in bpy.context.scene.objects if o.type == "MESH" and len(o.data.vertices)]
+    """In an order that is the same each time a file is opened."""
+    found = [o for o in bpy.context.scene.objects if o.type == "MESH" and len(o.data.vertices)]
+    return sorted(found, key=lambda item: str(item.name))
 
 
 def armature_objects() -> list[Any]:
@@ -152,7 +156,7 @@ def _read_rig(meshes: list[Any]) -> tuple[Skeleton | None, SkinWeights | None, l
     number = {(armature.name, bone.name): joint for joint, (armature, bone) in enumerate(bones)}
     parents = [_parent(number, armature, bone) for armature, bone in bones]
     heads = np.array([armature.matrix_world @ bone.head_local for armature, bone in bones])
-    tips = np.array([armature.matrix_world @ bone.tail_local for armature, bone in bones])
+    tips = np.array([armature.matrix_world @ _tail(armature, bone) for armature, bone in bones])
     names = [bone.name for _, bone in bones]
     skeleton, place, notes = joint_tree(names, parents, from_blender(heads), from_blender(tips))
     joints, weights = _read_weights(meshes, number)
@@ -160,6 +164,14 @@ def _read_rig(meshes: list[Any]) -> tuple[Skeleton | None, SkinWeights | None, l
         return skeleton, None, notes
     skin = strongest(place[joints], weights)
     return skeleton, skin if says_something(skin, len(skeleton.names)) else None, notes
+
+
+def _tail(armature: Any, bone: Any) -> Any:
+    """FBX has no bone lengths, so Blender guesses them; ours are in a property of the pose bone."""
+    length = armature.pose.bones[bone.name].get(_LENGTH_PROPERTY)
+    if not isinstance(length, float) or not 0 < length < 1e9:
+        return bone.tail_local
+    return bone.head_local + (bone.tail_local - bone.head_local).normalized() * length
 
 
 def _parent(number: dict[tuple[str, str], int], armature: Any, bone: Any) -> int:
@@ -242,9 +254,11 @@ def add_armature(skeleton: Skeleton) -> tuple[Any, list[str]]:
         if joint:
             bone.parent = bones[skeleton.parents[joint]]
         bones.append(bone)
-    names = [bone.name for bone in bones]
+    lengths = {bone.name: bone.length for bone in bones}
     bpy.ops.object.mode_set(mode="OBJECT")
-    return armature, names
+    for name, length in lengths.items():
+        armature.pose.bones[name][_LENGTH_PROPERTY] = length
+    return armature, list(lengths)
 
 
 def bind(meshes: list[Any], armature: Any, bone_names: list[str], skin: SkinWeights) -> None:
@@ -293,25 +307,45 @@ def rig_scene(skeleton: Skeleton, skin: SkinWeights | None) -> None:
             item.vertex_groups.clear()
 
 
+def name_images() -> None:
+    """Gives each packed image a file name of its own, under which the exporter embeds it."""
+    endings = {"PNG": "png", "JPEG": "jpg", "TARGA": "tga", "BMP": "bmp", "TIFF": "tif"}
+    for number, image in enumerate(bpy.data.images):
+        name = bpy.path.clean_name(Path(image.name).stem)
+        ending = endings.get(image.file_format, "png")
+        image.filepath_raw = f"//{name}_{number}.{ending}"
+
+
 def export_fbx(out: Path) -> None:
     report_progress(0.6, "Writing fbx")
+    name_images()
     bpy.ops.export_scene.fbx(
         filepath=str(out),
         add_leaf_bones=False,
         bake_anim=False,
         path_mode="COPY",
         embed_textures=True,
+        use_custom_props=True,
     )
 
 
-def export_static_glb(asset: Path, out: Path) -> None:
-    """The asset without its rig as a GLB."""
+def export_static_glb(asset: Path, mesh: Mesh, out: Path) -> None:
+    """The asset without its rig as a GLB, each vertex with its number in mesh."""
     import_asset(asset)
+    meshes = mesh_objects()
+    if same_vertices(mesh, rest_vertices(meshes)):
+        first = 0
+        for item in meshes:
+            count = len(item.data.vertices)
+            numbers = item.data.attributes.new(VERTEX_ATTRIBUTE, "FLOAT", "POINT")
+            numbers.data.foreach_set("value", np.arange(first, first + count, dtype=np.float32))
+            first += count
     remove_rig()
     bpy.ops.export_scene.gltf(
         filepath=str(out),
         export_format="GLB",
         export_animations=False,
+        export_attributes=True,
         export_skins=False,
         export_cameras=True,
         export_lights=True,
@@ -334,9 +368,11 @@ def main() -> None:
             export_fbx(Path(out))
         case ["write-glb", asset, *arrays, limit, out]:
             static = Path(tempfile.mkdtemp(dir=Path(out).parent)) / "static.glb"
-            export_static_glb(Path(asset), static)
+            mesh, skeleton, skin = _arrays(*arrays)
+            export_static_glb(Path(asset), mesh, static)
             report_progress(0.6, "Writing glb")
-            rig_document(read_glb_document(static), Path(out), *_arrays(*arrays), int(limit))
+            document = read_glb_document(static)
+            rig_document(document, Path(out), mesh, skeleton, skin, int(limit))
         case _:
             sys.exit(__doc__)
     report_progress(1.0, "Done")

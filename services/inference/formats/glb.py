@@ -210,12 +210,12 @@ def primitive_triangles(document: Document, primitive: Json, count: int) -> npt.
         raise invalid_mesh("The model is damaged: a face refers to a vertex that does not exist.")
     mode = primitive.get("mode", _TRIANGLES)
     if mode == _TRIANGLES:
-        return np.asarray(corners[: len(corners) // 3 * 3].reshape(-1, 3))
+        return np.reshape(corners[: len(corners) // 3 * 3], (-1, 3))
     if len(corners) < 3:
         return np.zeros((0, 3), np.int64)
     if mode == _FAN:
         return np.stack([np.full(len(corners) - 2, corners[0]), corners[1:-1], corners[2:]], axis=1)
-    strip = np.stack([corners[:-2], corners[1:-1], corners[2:]], axis=1)
+    strip: npt.NDArray[Any] = np.stack([corners[:-2], corners[1:-1], corners[2:]], axis=1)
     strip[1::2] = strip[1::2, [1, 0, 2]]
     return strip
 

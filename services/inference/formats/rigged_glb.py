@@ -45,6 +45,8 @@ from services.inference.geometry import Mesh, Skeleton, SkinWeights
 
 # They describe the rig that goes; vrm.py writes new ones.
 RIG_EXTENSIONS = ("VRM", "VRMC_vrm", "VRMC_springBone", "VRMC_node_constraint")
+# The number of each vertex in the mesh that was read, where Blender knew it (not beyond 2**24).
+VERTEX_ATTRIBUTE = "_REST_VERTEX"
 _SKIN_ATTRIBUTE = re.compile(r"(JOINTS|WEIGHTS)_\d+")
 _POINTED_NODE = re.compile(r"^/nodes/(\d+)(/.*)$")
 # Extensions that name neither accessors nor buffer views, so that these may be renumbered.
@@ -141,11 +143,15 @@ def attach_rig(
         document.list("nodes")[moved[index]]["skin"] = skin_index
         added: dict[int, Json] = {}
         for primitive in document.list("meshes")[meshes[index]]["primitives"]:
-            position = primitive["attributes"]["POSITION"]
+            attributes = primitive["attributes"]
+            position = attributes["POSITION"]
             if position not in added:
-                weights = rows(skin, vertex_of(index, position, matrix))
-                added[position] = _add_weights(document, weights, len(joints))
-            primitive["attributes"].update(added[position])
+                vertices = _numbered(document, attributes, len(mesh.vertices))
+                if vertices is None:
+                    vertices = vertex_of(index, position, matrix)
+                added[position] = _add_weights(document, rows(skin, vertices), len(joints))
+            attributes.pop(VERTEX_ATTRIBUTE, None)
+            attributes.update(added[position])
     _retarget_animations(document, moved, old_joints)
     nodes = _remove_nodes(document, tree, old_joints)
     _drop_unused_data(document)
@@ -171,6 +177,15 @@ def _vertex_lookup(
         return nearest if known is None else np.where(known >= 0, known, nearest)
 
     return look_up
+
+
+def _numbered(document: Document, attributes: Json, count: int) -> npt.NDArray[Any] | None:
+    """The mesh's vertices by their numbers in a primitive, if it has sound ones."""
+    if VERTEX_ATTRIBUTE not in attributes:
+        return None
+    numbers = accessor_array(document, attributes[VERTEX_ATTRIBUTE])[:, 0]
+    sound = (numbers >= 0) & (numbers < min(count, 2**24)) & (numbers % 1 == 0)
+    return numbers.astype(np.int64) if sound.all() else None
 
 
 def _embed_all_images(document: Document) -> None:
@@ -248,9 +263,13 @@ def _move_to_root(document: Document, tree: NodeTree, index: int) -> int:
 
 
 def _add_joints(document: Document, skeleton: Skeleton) -> list[int]:
-    """A node for each joint, turned like the world; a leaf's tail goes into its extras."""
+    """A node for each joint, turned like the world, with its bone's tail in its extras.
+
+    They hang under a node of their own, as an armature does in Blender.
+    """
     nodes = document.list("nodes")
-    first = len(nodes)
+    first = len(nodes) + 1
+    nodes.append({"name": "Armature", "children": [first]})
     for joint, name in enumerate(skeleton.names):
         parent = int(skeleton.parents[joint])
         offset = skeleton.heads[joint] - (skeleton.heads[parent] if parent >= 0 else 0)
@@ -261,34 +280,36 @@ def _add_joints(document: Document, skeleton: Skeleton) -> list[int]:
         if parent >= 0:
             nodes[first + parent].setdefault("children", []).append(first + joint)
     scene = document.list("scenes")[document.json.get("scene", 0)]
-    scene.setdefault("nodes", []).append(first)
+    scene.setdefault("nodes", []).append(first - 1)
     return list(range(first, len(nodes)))
 
 
 def _add_skins(
     document: Document, skeleton: Skeleton, joints: list[int], matrices: list[Matrix]
 ) -> list[int]:
-    """The skin of each mesh node; nodes with the same rest matrix share one."""
-    known: dict[bytes, int] = {}
-    indices = []
-    for matrix in matrices:
-        key = np.round(matrix, 9).tobytes()
-        if key not in known:
-            inverses = np.tile(matrix, (len(joints), 1, 1))
-            inverses[:, :3, 3] -= skeleton.heads
-            inverses[:, 3] = (0.0, 0.0, 0.0, 1.0)
-            flat = inverses.transpose(0, 2, 1).reshape(-1, 16).astype(np.float32)
-            document.list("skins").append(
-                {
-                    "name": "rig",
-                    "joints": list(joints),
-                    "skeleton": joints[0],
-                    "inverseBindMatrices": add_accessor(document, flat),
-                }
-            )
-            known[key] = len(document.list("skins")) - 1
-        indices.append(known[key])
-    return indices
+    """The skin of each mesh node; nodes with the same rest matrix share one.
+
+    The last skin is that of a mesh that lies in rest space already, whether there is one or not:
+    Blender's importer takes the rest pose of the bones from the last skin.
+    """
+    keys = [np.round(matrix, 9).tobytes() for matrix in matrices]
+    kinds = dict(zip(keys, matrices, strict=True))
+    identity = np.eye(4)
+    kinds.pop(identity.tobytes(), None)
+    kinds[identity.tobytes()] = identity
+    for matrix in kinds.values():
+        inverses = np.tile(matrix, (len(joints), 1, 1))
+        inverses[:, :3, 3] -= skeleton.heads
+        inverses[:, 3] = (0.0, 0.0, 0.0, 1.0)
+        flat = inverses.transpose(0, 2, 1).reshape(-1, 16).astype(np.float32)
+        document.list("skins").append(
+            {
+                "joints": list(joints),
+                "skeleton": joints[0],
+                "inverseBindMatrices": add_accessor(document, flat),
+            }
+        )
+    return [list(kinds).index(key) for key in keys]
 
 
 def _add_weights(document: Document, skin: SkinWeights, joint_count: int) -> Json:
