@@ -918,6 +918,23 @@ async def test_without_redis_the_service_says_so_and_comes_back_by_itself(
         redis.stop()
 
 
+async def test_a_redis_that_hangs_is_an_outage_and_not_a_wait_for_ever(
+    tmp_path: Path, nats_url: str
+) -> None:
+    redis = start_redis(tmp_path / "redis", free_port())
+    try:
+        async with running(tmp_path, redis.url, nats_url) as service:
+            client = await service.client().stored()
+            redis.process.send_signal(signal.SIGSTOP)
+            refusals = await asyncio.gather(*(client.refused(READ) for _ in range(100)))
+            assert {refusal.code for refusal in refusals} == {ErrorCode.SERVICE_UNAVAILABLE}
+            redis.process.send_signal(signal.SIGCONT)
+            await service.client().stored()
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+        redis.stop()
+
+
 async def test_the_service_starts_without_redis_and_nats_and_finds_them_later(
     tmp_path: Path,
 ) -> None:
