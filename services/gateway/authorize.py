@@ -5,7 +5,7 @@ SessionHeaders puts the outcome (rate limit, new cookie) on whatever the answer 
 """
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -167,7 +167,7 @@ class SessionHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
-                in_api = scope["path"].startswith("/api/")
+                in_api = (scope["path"] + "/").startswith("/api/")
                 if in_api and not hasattr(state, "authorized"):
                     await self._peek(connection)
                 limit: RateLimit | None = getattr(state, "rate_limit", None)
@@ -195,6 +195,8 @@ def _cookie(grant: Grant, secure: bool) -> str:
     return f"{COOKIE}={grant.new_cookie}; {attributes}" + ("; Secure" if secure else "")
 
 
-def expire_cookie(response: Response, secure: bool) -> None:
-    """Makes the client forget its session."""
+def forget_session(request: Request, response: Response) -> None:
+    """Makes the client forget its session, even where this request renewed the cookie."""
+    request.state.grant = replace(request.state.grant, new_cookie="")
+    secure = request.url.scheme == "https"
     response.delete_cookie(COOKIE, path="/", secure=secure, httponly=True, samesite="lax")

@@ -7,6 +7,7 @@ and thrown away, within bounds, and only then does the connection end.
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,10 +27,14 @@ class Drain:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        unread = _has_body(scope)
+        headers = dict(scope["headers"])
+        unread = _has_body(headers)
+        # A client that waits to be told to continue sends nothing before that.
+        sending = headers.get(b"expect", b"").lower() != b"100-continue"
 
         async def watched_receive() -> Message:
-            nonlocal unread
+            nonlocal unread, sending
+            sending = True
             message = await receive()
             unread = unread and _more_to_come(message)
             return message
@@ -38,7 +43,7 @@ class Drain:
             if message["type"] == "http.response.start" and unread:
                 MutableHeaders(raw=message["headers"])["Connection"] = "close"
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if not (last and unread):
+            if not (last and unread and sending):
                 await send(message)
                 return
             await send({**message, "more_body": True})
@@ -50,8 +55,7 @@ class Drain:
         await self._app(scope, watched_receive, draining_send)
 
 
-def _has_body(scope: Scope) -> bool:
-    headers = dict(scope["headers"])
+def _has_body(headers: Mapping[bytes, bytes]) -> bool:
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 

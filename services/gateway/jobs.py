@@ -212,6 +212,10 @@ def _checked(job_id: str) -> str:
     return job_id
 
 
+def is_active(job: jobs_pb2.Job) -> bool:
+    return job.status in (jobs_pb2.JOB_STATUS_PENDING, jobs_pb2.JOB_STATUS_RUNNING)
+
+
 def status_name(job: jobs_pb2.Job) -> JobStatus:
     return _STATUS_NAMES[job.status]
 
@@ -249,7 +253,7 @@ def _shown(job: jobs_pb2.Job) -> Job:
         started_at=_moment(job.started_at, job.HasField("started_at")),
         completed_at=_moment(job.completed_at, job.HasField("completed_at")),
         error_code=job.error_code or None,
-        message=job.message or None,
+        message=job.message or None if is_active(job) else None,
         artifacts=artifacts,
         engine=job.engine or None,
         engine_version=job.engine_version or None,

@@ -8,20 +8,18 @@ from collections.abc import Iterator
 import structlog
 from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
-from unirig.v1.jobs_pb2 import JOB_STATUS_PENDING, JOB_STATUS_RUNNING, Job
+from nats.errors import Error as NatsError
+from unirig.v1.jobs_pb2 import Job
 from unirig.v1.messages_pb2 import JobChanged, SessionEnded
 
 from services.common.broker import connect
 from services.common.subjects import NOTIFY_ALL, SESSION_ENDED
+from services.gateway.jobs import is_active
 
 log = structlog.get_logger(__name__)
 
 GOING_AWAY = 1001
 _NORMAL_CLOSURE = 1000
-
-
-def is_active(job: Job) -> bool:
-    return job.status in (JOB_STATUS_PENDING, JOB_STATUS_RUNNING)
 
 
 class Inbox:
@@ -91,14 +89,18 @@ class Notifications:
 
     async def listen(self, nats_url: str) -> None:
         """Passes changes on until cancelled; waits for NATS as long as it takes."""
-        connection = await connect(nats_url, "gateway")
-        try:
-            await connection.subscribe(NOTIFY_ALL, cb=self._on_job_changed)
-            await connection.subscribe(SESSION_ENDED, cb=self._on_session_ended)
-            log.info("listening for job changes")
-            await asyncio.Event().wait()
-        finally:
-            await connection.close()
+        while True:
+            connection = await connect(nats_url, "gateway")
+            try:
+                await connection.subscribe(NOTIFY_ALL, cb=self._on_job_changed)
+                await connection.subscribe(SESSION_ENDED, cb=self._on_session_ended)
+                log.info("listening for job changes")
+                await asyncio.Event().wait()
+            except NatsError as error:
+                log.warning("not listening for job changes", error=str(error))
+            finally:
+                await connection.close()
+            await asyncio.sleep(1)
 
     @contextlib.contextmanager
     def inbox(self, session_id: str) -> Iterator[Inbox]:

@@ -76,21 +76,22 @@ async def download(session_id: str, filename: str, request: Request, granted: Gr
         timeout=settings.transfer_timeout_seconds,
         metadata=request_metadata(),
     )
+    parts = aiter(call)
     try:
-        opened = await call.read()
+        opened = await anext(parts)
     except grpc.aio.AioRpcError as failure:
         raise explained(failure) from None
-    if not isinstance(opened, GetFileResponse) or opened.file.etag != file.etag:
+    if opened.file.etag != file.etag:
         call.cancel()
         raise ApiError(ErrorCode.SERVICE_UNAVAILABLE, "The file is being replaced. Try again.")
-    return StreamingResponse(_chunks(call), status, headers)
+    return StreamingResponse(_chunks(call, parts), status, headers)
 
 
 async def _chunks(
-    call: "grpc.aio.UnaryStreamCall[GetFileRequest, GetFileResponse]",
+    call: grpc.aio.Call, parts: AsyncIterator[GetFileResponse]
 ) -> AsyncIterator[bytes]:
     try:
-        while isinstance(part := await call.read(), GetFileResponse):
+        async for part in parts:
             yield part.chunk
     finally:
         call.cancel()

@@ -163,7 +163,7 @@ class Job(BaseModel):
     started_at: Timestamp | None
     completed_at: Timestamp | None
     error_code: str | None = None
-    message: str | None = Field(None, description="What the job is doing, for people.")
+    message: str | None = Field(None, description="What an active job is doing, for people.")
     artifacts: list[Artifact] = Field([], description="Every file made, output_file included.")
     engine: str | None = None
     engine_version: str | None = None

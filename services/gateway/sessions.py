@@ -15,7 +15,7 @@ from unirig.v1.storage_pb2 import DeleteSessionFilesRequest, GetUsageRequest
 
 from services.common.errors import ApiError, ErrorCode
 from services.common.paths import is_session_id, session_id_of
-from services.gateway.authorize import AuthorizedRoute, Granted, access, expire_cookie
+from services.gateway.authorize import AuthorizedRoute, Granted, access, forget_session
 from services.gateway.backends import Backends
 from services.gateway.openapi import CHANGE_ERRORS, READ_ERRORS, answers
 from services.gateway.schemas import CsrfToken, DeletedSession, SessionStats
@@ -85,7 +85,7 @@ async def delete_session(
     except ApiError as error:
         # The SessionEnded event has storage delete them later.
         log.warning("session files not deleted yet", code=error.code)
-    expire_cookie(response, secure=request.url.scheme == "https")
+    forget_session(request, response)
     return DeletedSession(
         message="Session deleted successfully",
         files_deleted=usage.uploads + usage.results,

@@ -16,8 +16,8 @@ from services.common.paths import session_id_of
 from services.gateway.authorize import authorize
 from services.gateway.backends import Backends
 from services.gateway.errors import error_response
-from services.gateway.jobs import status_name, type_name
-from services.gateway.notifications import Inbox, Notifications, is_active
+from services.gateway.jobs import is_active, status_name, type_name
+from services.gateway.notifications import Inbox, Notifications
 from services.gateway.request_log import WEBSOCKET_CLIENTS
 from services.gateway.settings import GatewaySettings
 
