@@ -55,7 +55,7 @@ async def serve(settings: InferenceSettings) -> None:
         if connecting.done():
             log.info("serving", engine=settings.engine, concurrency=settings.concurrency)
             await Worker(connecting.result(), storage, scratch, settings).run(stopped)
-            await connecting.result().drain()
+            await connecting.result().close()
     finally:
         connecting.cancel()
         watching.cancel()

@@ -5,6 +5,8 @@ python -m services.inference.rig_program pack OUT_NPZ MESH_NPZ SKELETON_NPZ [WEI
 python -m services.inference.rig_program merge SKELETON_NPZ SKINNED_NPZ ASSET_MESH_NPZ FOLDER
     the weights of the skinned file on the skeleton and the asset's mesh: FOLDER/weights.npz, and
     FOLDER/report.json with "notes" for the user
+python -m services.inference.rig_program verify RIG_NPZ [FILE FOLDER]...
+    each FILE, as the read step read it back into FOLDER, says the same as the packed arrays
 """
 
 import json
@@ -14,13 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from services.inference.checks import check_skeleton, check_weights
+from services.inference.formats.gltf import read_glb_document
 from services.inference.formats.joints import INFLUENCES
 from services.inference.formats.program_output import (
+    Refusal,
     invalid_mesh,
     report_progress,
     run_program,
 )
 from services.inference.geometry import load_mesh, load_skeleton, load_weights, save_weights
+from services.inference.result_checks import check_bind_pose, check_read_back
 from services.inference.weight_transfer import (
     joints_without_skin,
     match_joints,
@@ -34,6 +39,8 @@ def main() -> None:
             pack(Path(out), [Path(part) for part in parts])
         case ["merge", skeleton, skinned, asset, folder]:
             merge(Path(skeleton), Path(skinned), Path(asset), Path(folder))
+        case ["verify", rig, *pairs]:
+            verify(Path(rig), [Path(path) for path in pairs])
         case _:
             sys.exit(__doc__)
 
@@ -61,6 +68,27 @@ def merge(skeleton_path: Path, skinned_path: Path, asset_path: Path, folder: Pat
     save_weights(folder / "weights.npz", merged)
     note = joints_without_skin(skinned, skeleton, matches)
     (folder / "report.json").write_text(json.dumps({"notes": [note] if note else []}))
+
+
+def verify(packed: Path, pairs: list[Path]) -> None:
+    mesh, skeleton = load_mesh(packed), load_skeleton(packed)
+    with np.load(packed, allow_pickle=False) as arrays:
+        is_skinned = "weights" in arrays
+    skin = load_weights(packed) if is_skinned else None
+    for number, (file, folder) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
+        report_progress(2 * number / len(pairs), "Checking the results")
+        skeleton_path, weights_path = folder / "skeleton.npz", folder / "weights.npz"
+        read_skeleton = load_skeleton(skeleton_path) if skeleton_path.exists() else None
+        read_skin = load_weights(weights_path) if weights_path.exists() else None
+        read_mesh = load_mesh(folder / "mesh.npz")
+        try:
+            check_read_back(mesh, skeleton, skin, read_mesh, read_skeleton, read_skin)
+            if file.suffix in (".glb", ".vrm"):
+                check_bind_pose(read_glb_document(file))
+        except ValueError as error:
+            kind = file.suffix.lstrip(".").upper()
+            text = f"The {kind} result did not pass its check: {error}."
+            raise Refusal("PROCESSING_FAILED", text) from error
 
 
 if __name__ == "__main__":

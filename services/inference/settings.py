@@ -24,6 +24,8 @@ class InferenceSettings(ServiceSettings):
     transfer_seconds: float = 300.0
     # How long a job waits for a storage that does not answer before it is handed back, seconds.
     storage_patience_seconds: float = 30.0
+    # The pause before a job that met such a fault is tried again, seconds; tripled each time.
+    retry_seconds: float = 5.0
     # Models with more triangles are refused.
     max_triangles: int = 5_000_000
     # What each step of a job may use.

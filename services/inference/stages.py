@@ -115,15 +115,26 @@ async def _make_skeleton(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
         "PROCESSING_FAILED",
     )
     rig = _Arrays(model.mesh, skeleton, None)
-    formats = ["obj", *GAME_FORMATS, *(["vrm"] if format_of(asset_path) == "vrm" else [])]
-    replaced = ["The rig that the model had was replaced."] if model.skeleton else []
+    notes = [*model.notes]
+    if model.skeleton:
+        notes.append("The rig that the model had was replaced.")
+    arrays = await _pack(rig, 65, place)
+    files = await _write(asset, rig, ["obj", *GAME_FORMATS], (68, 78), place)
+    if format_of(asset_path) == "vrm":
+        try:
+            files |= await _write(asset, rig, ["vrm"], (78, 80), place)
+        except StepError as error:
+            if error.code != "INVALID_MESH":
+                raise
+            notes.append(f"No VRM was made. {error.detail}")
+    await _verify(arrays, files, 80, place)
     return Results(
         stage="skeleton",
         asset_path=asset_path,
-        name=_result_name(asset_path, "skeleton"),
-        arrays=await _pack(rig, 65, place),
-        files=await _write(asset, rig, _first(format_of(spec.input_file), formats), 68, place),
-        notes=(*model.notes, *replaced),
+        name=result_name(asset_path, "skeleton"),
+        arrays=arrays,
+        files=_main_first(format_of(spec.input_file), files),
+        notes=tuple(notes),
     )
 
 
@@ -146,15 +157,16 @@ async def _make_skinning(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
         "PROCESSING_FAILED",
     )
     rig = _Arrays(model.mesh, model.skeleton, weights)
-    own = format_of(spec.input_file)
-    main = own if own in GAME_FORMATS else {"vrm": "glb"}.get(own, "fbx")
+    arrays = await _pack(rig, 65, place)
+    files = await _write(files[source.asset_path], rig, GAME_FORMATS, (68, 80), place)
+    await _verify(arrays, files, 80, place)
     replaced = ["The skin weights that the model had were replaced."] if model.weights else []
     return Results(
         stage="skinning",
         asset_path=source.asset_path,
-        name=_result_name(source.asset_path, "skinned"),
-        arrays=await _pack(rig, 65, place),
-        files=await _write(files[source.asset_path], rig, _first(main, GAME_FORMATS), 68, place),
+        name=result_name(source.asset_path, "skinned"),
+        arrays=arrays,
+        files=_main_first(format_of(spec.input_file), files),
         notes=(*model.notes, *replaced),
     )
 
@@ -194,15 +206,18 @@ async def _make_merge(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
         "PROCESSING_FAILED",
     )
     rig = _Arrays(model.mesh, bones.skeleton, merged / "weights.npz")
+    arrays = await _pack(rig, 45, place)
+    formats = dict.fromkeys((spec.output_format, *GAME_FORMATS))
+    files = await _write(files[asset.asset_path], rig, list(formats), (48, 75), place)
+    await _verify(arrays, files, 75, place)
+    notes = (*bones.notes, *skin.notes, *model.notes, *place.notes(merged / "report.json"))
     return Results(
         stage="merge",
         asset_path=asset.asset_path,
-        name=_result_name(asset.asset_path, "rigged"),
-        arrays=await _pack(rig, 45, place),
-        files=await _write(
-            files[asset.asset_path], rig, _first(spec.output_format, GAME_FORMATS), 50, place
-        ),
-        notes=(*model.notes, *place.notes(merged / "report.json")),
+        name=result_name(asset.asset_path, "rigged"),
+        arrays=arrays,
+        files=files,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -262,21 +277,51 @@ async def _pack(rig: _Arrays, start: float, place: Workplace) -> Path:
 
 
 async def _write(
-    asset: Path, rig: _Arrays, formats: Sequence[str], start: float, place: Workplace
+    asset: Path,
+    rig: _Arrays,
+    formats: Sequence[str],
+    progress: tuple[float, float],
+    place: Workplace,
 ) -> dict[str, Path]:
-    """The asset with its rig in each format, in that order; progress from start to 93."""
-    files = {}
-    share = (93 - start) / len(formats)
+    """The asset with its rig in each format, in that order."""
     parts = {"--mesh": rig.mesh, "--skeleton": rig.skeleton, "--weights": rig.weights}
     arrays = [word for option, part in parts.items() if part for word in (option, part)]
+    start, end = progress
+    share = (end - start) / len(formats)
+    files = {}
     for number, extension in enumerate(formats):
         out = place.folder / f"result.{extension}"
         begin = start + number * share
-        report = place.progress.span(begin, begin + share, f"Writing {extension.upper()}")
-        command = [*_WRITE, *arrays, "--asset", asset, *place.triangle_limit, out]
-        await place.step(f"write {extension}", command, report, "PROCESSING_FAILED")
+        await place.step(
+            f"write {extension}",
+            [*_WRITE, *arrays, "--asset", asset, *place.triangle_limit, out],
+            place.progress.span(begin, begin + share, f"Writing {extension.upper()}"),
+            "PROCESSING_FAILED",
+        )
         files[extension] = _made(out, place)
     return files
+
+
+async def _verify(packed: Path, files: Mapping[str, Path], start: float, place: Workplace) -> None:
+    """Reads every result back and compares it with the rig, before anybody sees it; progress from
+    start to 93."""
+    share = (92 - start) / len(files)
+    pairs: list[Path] = []
+    for number, (extension, file) in enumerate(files.items()):
+        begin = start + number * share
+        report = place.progress.span(begin, begin + share, f"Checking {extension.upper()}")
+        try:
+            written = await _read(file, report, place)
+        except StepError as error:
+            text = f"The {extension.upper()} result could not be read back."
+            raise StepError("PROCESSING_FAILED", text, error.log) from error
+        pairs += [file, written.mesh.parent]
+    await place.step(
+        "verify",
+        [*_ARRAYS, "verify", packed, *pairs],
+        place.progress.span(92, 93, "Checking the results"),
+        "PROCESSING_FAILED",
+    )
 
 
 def _made(path: Path, place: Workplace) -> Path:
@@ -285,11 +330,15 @@ def _made(path: Path, place: Workplace) -> Path:
     return path
 
 
-def _first(main: str, formats: Sequence[str]) -> list[str]:
-    return [main, *(each for each in formats if each != main)]
+def _main_first(input_format: str, files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files, first the one in the input's own format or, where that cannot carry the result,
+    in the format nearest to it."""
+    nearest = (input_format, *(("glb",) if input_format == "vrm" else ()), "fbx")
+    main = next(extension for extension in nearest if extension in files)
+    return {main: files[main], **files}
 
 
-def _result_name(asset_path: str, suffix: str) -> str:
+def result_name(asset_path: str, suffix: str) -> str:
     """ "model_skeleton" for "model.obj" and for "model_skinned-2.fbx"."""
     stem = _STAGE_SUFFIX.sub("", PurePosixPath(asset_path).stem)
     return f"{stem.encode()[:_MAX_STEM_BYTES].decode('utf-8', 'ignore')}_{suffix}"

@@ -47,7 +47,6 @@ BUSY = Gauge("unirig_worker_busy", "Jobs that this worker runs now.")
 
 _FETCH_SECONDS = 2.0
 _CLAIM_SECONDS = 5.0
-_FIRST_RETRY_SECONDS = 5.0
 _BUG_TEXT = "Something went wrong on our side while the model was processed."
 _INTERRUPTED_TEXT = "The service was restarted too often while the job ran. Please start it again."
 _NO_RESOURCES_TEXT = "The service has no resources left to process the model. Try again later."
@@ -207,7 +206,8 @@ class Worker:
         if result is _Verdict.HANDED_BACK and delivery.is_last:
             result = delivery.failed(_INTERRUPTED_TEXT, ErrorCode.SERVICE_UNAVAILABLE)
         if isinstance(result, _Verdict):
-            await message.nak(_retry_seconds(delivery.attempt) if result is _Verdict.RETRY else 0)
+            pause = self._settings.retry_seconds * 3.0 ** (delivery.attempt - 1)
+            await message.nak(pause if result is _Verdict.RETRY else None)
             return result
         await self._publish(result)
         await message.ack()
@@ -298,10 +298,6 @@ class Worker:
                 await asyncio.sleep(1)
                 continue
             return
-
-
-def _retry_seconds(attempt: int) -> float:
-    return _FIRST_RETRY_SECONDS * 3.0 ** (attempt - 1)
 
 
 @asynccontextmanager
