@@ -116,6 +116,9 @@ class Events:
                 log.warning("events interrupted", consumer=durable, error=type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
                 await self._restore_queue()
+        if subscription is not None and self.connection.is_connected:
+            # Left open, it would hold up the connection's drain: the client counts it unfinished.
+            await subscription.unsubscribe()
 
     async def _handle(self, message: Msg, handle: Callable[[Msg], Awaitable[None]]) -> None:
         """Acks what was handled, hands back what could not be, drops what nobody understands."""

@@ -53,7 +53,9 @@ class JobLifecycle:
         return job
 
     async def claim(self, claim: messages_pb2.ClaimJob) -> bool:
-        """Whether the attempt may run."""
+        """Whether the attempt may run. Deliveries count from 1: 0 stands for none."""
+        if claim.attempt < 1:
+            return False
         change = await self._store.claim(
             claim.job_id, claim.attempt, claim.engine, claim.engine_version
         )
@@ -99,6 +101,9 @@ class JobLifecycle:
             case _:
                 log.error("outcome says nothing", job_id=outcome.job_id)
                 return
+        if outcome.attempt < 1:
+            log.error("outcome of no attempt", job_id=outcome.job_id)
+            return
         change = await self._store.finish(outcome.job_id, status, fields, attempt=outcome.attempt)
         if change.verdict == "finished":
             await self._ended(change)

@@ -25,6 +25,10 @@ EXHAUSTED_SUBJECT = (
 )
 _WEEK = timedelta(days=7).total_seconds()
 _SETTLE_SECONDS = 10.0
+# A replica that dies may hold an event for this long.
+_EVENT_ACK_WAIT = timedelta(seconds=5).total_seconds()
+# An exhausted command's handling waits for outcomes.
+_EXHAUSTED_ACK_WAIT = 3 * _SETTLE_SECONDS
 
 
 class OutcomesUnsettledError(Exception):
@@ -56,13 +60,16 @@ async def ensure_queue(connection: Client, settings: JobsSettings) -> None:
             max_ack_pending=settings.max_ack_pending,
         ),
     )
-    for stream, name, subject in (
-        (subjects.EVENTS_STREAM, OUTCOMES, subjects.JOB_OUTCOME),
-        (subjects.EVENTS_STREAM, SESSIONS, subjects.SESSION_ENDED),
-        (EXHAUSTED_STREAM, EXHAUSTED, EXHAUSTED_SUBJECT),
+    for stream, name, subject, ack_wait in (
+        (subjects.EVENTS_STREAM, OUTCOMES, subjects.JOB_OUTCOME, _EVENT_ACK_WAIT),
+        (subjects.EVENTS_STREAM, SESSIONS, subjects.SESSION_ENDED, _EVENT_ACK_WAIT),
+        (EXHAUSTED_STREAM, EXHAUSTED, EXHAUSTED_SUBJECT, _EXHAUSTED_ACK_WAIT),
     ):
         config = ConsumerConfig(
-            durable_name=name, ack_policy=AckPolicy.EXPLICIT, filter_subject=subject, ack_wait=30
+            durable_name=name,
+            ack_policy=AckPolicy.EXPLICIT,
+            filter_subject=subject,
+            ack_wait=ack_wait,
         )
         await jetstream.add_consumer(stream, config)
 

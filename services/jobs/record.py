@@ -25,10 +25,15 @@ _STATUS_OF_NAME = {name: status for status, name in STATUS_NAMES.items()}
 
 @dataclass(frozen=True)
 class Record:
-    """A job, and where its command is in the JOBS stream (None: not known to be there)."""
+    """A job and what only this service knows of it.
+
+    sequence: where its command is in the JOBS stream; None: not known to be there.
+    suspicions: how often it was found silent too long since it last spoke.
+    """
 
     job: jobs_pb2.Job
     sequence: int | None
+    suspicions: int
 
 
 def read_record(job_id: str, flat: Sequence[bytes]) -> Record | None:
@@ -64,7 +69,7 @@ def read_record(job_id: str, flat: Sequence[bytes]) -> Record | None:
         completed_at=_time(fields.get("ended")),
     )
     sequence = fields.get("sequence")
-    return Record(job, int(sequence) if sequence else None)
+    return Record(job, int(sequence) if sequence else None, int(fields.get("suspicions", b"0")))
 
 
 def command_of(job: jobs_pb2.Job) -> bytes:

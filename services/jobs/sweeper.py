@@ -58,17 +58,25 @@ class Sweeper:
                 await self._examine(record, record.sequence)
 
     async def _examine(self, record: Record, sequence: int) -> None:
-        """A silent job whose command waits or is with a worker is left alone."""
+        """A silent job whose command waits or is with a worker is left alone, but for the last
+        attempt: JetStream gives it up only once a worker asks for more, and none may be left.
+
+        A running job may be silent because this service or Redis was away: it gets another chance.
+        """
         jetstream = self.connection.jetstream()
         job = record.job
+        running = job.status == jobs_pb2.JOB_STATUS_RUNNING
+        if running and record.suspicions < 2:
+            return
         command = await queue.find_command(jetstream, sequence)
         if command is not None and command.job_id == job.job_id:
-            if await queue.will_be_delivered(jetstream, sequence):
+            last = running and job.attempt >= subjects.MAX_DELIVERIES
+            if not last and await queue.will_be_delivered(jetstream, sequence):
                 return
             await queue.settle_outcomes(jetstream)
             await self.lifecycle.give_up(job, GAVE_UP)
             await jetstream.delete_msg(subjects.JOBS_STREAM, sequence)
-        elif job.status == jobs_pb2.JOB_STATUS_PENDING:
+        elif not running:
             message = OutboxMessage(
                 id=f"{job.job_id}:{sequence}",
                 subject=subjects.run(TYPE_NAMES[job.spec.type]),

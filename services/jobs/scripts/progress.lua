@@ -8,6 +8,7 @@ if status ~= 'running' or tonumber(attempt) ~= tonumber(recorded) then
   return { 'refused', record(job) }
 end
 watch(job, patience)
+redis.call('HDEL', job_key(job), 'suspicions')
 local same = tonumber(progress) == tonumber(before) and message == (said or '')
 if same or tonumber(progress) < tonumber(before) then return { 'unchanged', record(job) } end
 redis.call('HSET', job_key(job), 'progress', progress, 'message', message)

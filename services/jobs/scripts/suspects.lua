@@ -6,6 +6,7 @@ local silent = redis.call('ZRANGEBYSCORE', WATCHED, '-inf', whole(now()), 'LIMIT
 for _, job in ipairs(silent) do
   if ACTIVE[field(job, 'status')] then
     watch(job, ARGV[2])
+    redis.call('HINCRBY', job_key(job), 'suspicions', 1)
     table.insert(answer, job)
   else
     redis.call('ZREM', WATCHED, job)
