@@ -47,7 +47,8 @@ class RiggedModel:
     binding_nodes: (B,) int32; binding_matrices: (B, 4, 4) float32.
     node_parents: (M,) int32, -1 at the top; node_worlds: (M, 4, 4) float32, rest to world.
     joints: (J,) int32, the nodes that are joints.
-    skinned: whether any mesh has skinning weights.
+    skinned: whether skinning weights follow more than one joint: a file that only carries a
+    skeleton may bind everything to its root, as glTF has no skin without weights.
     """
 
     positions: Float
@@ -252,8 +253,14 @@ def _read(document: _Document) -> RiggedModel:
         node_parents=parents,
         node_worlds=np.where(np.isfinite(worlds), worlds, np.eye(4, dtype=np.float32)),
         joints=_joints(nodes, parents, worlds, skins),
-        skinned=any(bool((p.influences < rigid_start).all()) for p in primitives),
+        skinned=_follows_joints(primitives, rigid_start),
     )
+
+
+def _follows_joints(primitives: list[_Primitive], rigid_start: int) -> bool:
+    followed = [np.unique(p.influences[p.weights > 0]) for p in primitives]
+    joints = np.unique(np.concatenate(followed))
+    return int((joints < rigid_start).sum()) > 1
 
 
 def _node_tree(document: _Document) -> tuple[Int, Float]:

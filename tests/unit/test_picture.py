@@ -81,9 +81,9 @@ def _box_at(centre: np.ndarray, half: float) -> tuple[np.ndarray, np.ndarray]:
     return (centre + corners * half).astype(np.float32), np.array(faces, np.uint32)
 
 
-def _biped_file(path: Path, with_skin: bool) -> Path:
-    """A red box around every joint. With skin, it follows the joint; its mesh node is moved away,
-    which a skinned mesh must ignore. The joints hang below a node that is moved and scaled."""
+def _biped_file(path: Path, with_skin: bool, to_the_root: bool = False) -> Path:
+    """A red box around every joint. With skin, it follows the joint or the root; its mesh node is
+    moved away, which a skinned mesh must ignore. The joints hang below a moved and scaled node."""
     file = GlbFile()
     boxes = [_box_at(head, 0.05) for head in _HEADS]
     vertices = np.concatenate([box for box, _ in boxes])
@@ -104,7 +104,7 @@ def _biped_file(path: Path, with_skin: bool) -> Path:
     if with_skin:
         owner = np.repeat(np.arange(len(_BIPED), dtype=np.uint8), 8)
         joints = np.zeros((len(owner), 4), np.uint8)
-        joints[:, 0] = owner
+        joints[:, 0] = 0 if to_the_root else owner
         weights = np.zeros((len(owner), 4), np.uint8)
         weights[:, 0] = 255
         attributes["JOINTS_0"] = file.add(joints, "VEC4")
@@ -182,6 +182,12 @@ def test_joints_are_found_without_a_skin(tmp_path: Path) -> None:
     assert set(names) >= {name for name, _, _ in _BIPED}
     assert "boxes" not in names
     assert not model.skinned
+
+
+def test_a_file_with_everything_bound_to_the_root_counts_as_a_skeleton_only(tmp_path: Path) -> None:
+    bound = _biped_file(tmp_path / "bound.glb", True, to_the_root=True)
+    assert not read_rigged_glb(bound).skinned
+    assert read_rigged_glb(_biped_file(tmp_path / "biped.glb", True)).skinned
 
 
 def test_turning_a_joint_carries_everything_below_it_and_nothing_else(tmp_path: Path) -> None:
