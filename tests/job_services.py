@@ -97,8 +97,8 @@ class JobServices:
     nats: LocalServer
     storage: ServiceProcess
     jobs: ServiceProcess
-    jobs_stub: jobs_pb2_grpc.JobsServiceStub
-    storage_stub: storage_pb2_grpc.StorageServiceStub
+    jobs_stub: "jobs_pb2_grpc.JobsServiceAsyncStub"
+    storage_stub: "storage_pb2_grpc.StorageServiceAsyncStub"
     session_id: str = field(default_factory=lambda: secrets.token_hex(16))
     workers: list[ServiceProcess] = field(default_factory=list)
 
