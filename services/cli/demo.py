@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+
 from services.cli.character import write_character
 from services.cli.picture import draw_rig
-
 from services.cli.rig import rig
 from services.cli.servers import free_port
 from services.cli.stack import Stack

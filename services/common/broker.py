@@ -42,7 +42,7 @@ async def connect(url: str, name: str) -> Client:
             await asyncio.sleep(1)
 
 
-async def ensure_streams(connection: Client, replicas: int = 1) -> JetStreamContext:
+async def ensure_streams(connection: Client, replicas: int) -> JetStreamContext:
     """Creates the streams or brings them to their present configuration. Idempotent."""
     jetstream = connection.jetstream()
     for config in streams(replicas):

@@ -37,6 +37,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._address = f"{host}:{port}"
+        self._names: list[str] = []
         self.ready = False
 
     @property
@@ -54,11 +55,17 @@ class RpcServer:
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._address}: {error}") from error
         await self._server.start()
-        for name in ("", *service_names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self.ready = True
+        self._names = ["", *service_names]
+        await self.set_ready(True)
         log.info("serving", address=self._address, port=port)
         return port
+
+    async def set_ready(self, ready: bool) -> None:
+        """Tells probes and balancers whether calls are of any use now."""
+        self.ready = ready
+        status = health_pb2.HealthCheckResponse
+        for name in self._names:
+            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls and gives the running ones their time."""

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +17,8 @@ class ServiceSettings(BaseSettings):
     # /metrics, /healthz and /readyz.
     metrics_port: int = 9090
     nats_url: str = "nats://nats:4222"
+    # Copies of every stream; a cluster of three keeps three.
+    nats_replicas: int = Field(1, ge=1, le=5)
     # How long SIGTERM waits for work in progress, seconds.
     shutdown_grace_seconds: float = 20.0
 

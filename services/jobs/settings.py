@@ -6,8 +6,6 @@ from services.common.settings import RpcServiceSettings
 
 class JobsSettings(RpcServiceSettings):
     redis_url: str = "redis://redis:6379/0"
-    # Copies of each stream; 3 on a NATS cluster.
-    nats_replicas: int = 1
     # A worker that says nothing to JetStream for this long is dead, seconds.
     ack_wait_seconds: float = subjects.ACK_WAIT.total_seconds()
     # Jobs that may be with workers at once.

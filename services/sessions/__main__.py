@@ -3,7 +3,6 @@
 import asyncio
 
 import structlog
-from grpc_health.v1 import health_pb2
 from nats.errors import Error as NatsError
 from unirig.v1 import sessions_pb2_grpc
 
@@ -23,8 +22,6 @@ from services.sessions.tokens import Signer
 log = structlog.get_logger(__name__)
 
 _SERVICE = "unirig.v1.SessionsService"
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CHECK_SECONDS = 1.0
 
 
@@ -51,7 +48,7 @@ async def serve(settings: SessionsSettings) -> None:
     work = [
         watching,
         asyncio.create_task(ending.expire_forever()),
-        asyncio.create_task(_announce(ending, settings.nats_url)),
+        asyncio.create_task(_announce(ending, settings)),
     ]
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait([stop, *work], return_when=asyncio.FIRST_COMPLETED)
@@ -78,19 +75,17 @@ async def _watch_redis(records: SessionRecords, rpc: RpcServer) -> None:
             answers = False
         if answers != rpc.ready:
             log.info("readiness changed", ready=answers)
-            rpc.ready = answers
-            for name in ("", _SERVICE):
-                await rpc._health.set(name, _SERVING if answers else _NOT_SERVING)
+            await rpc.set_ready(answers)
         await asyncio.sleep(_CHECK_SECONDS)
 
 
-async def _announce(ending: SessionEnding, nats_url: str) -> None:
+async def _announce(ending: SessionEnding, settings: SessionsSettings) -> None:
     """Publishes the ends of sessions. Requests are served without NATS, too."""
-    connection = await connect(nats_url, "sessions")
+    connection = await connect(settings.nats_url, "sessions")
     try:
         while True:
             try:
-                jetstream = await ensure_streams(connection)
+                jetstream = await ensure_streams(connection, settings.nats_replicas)
                 break
             except (NatsError, TimeoutError) as error:
                 log.warning("waiting for the streams", error=str(error) or type(error).__name__)

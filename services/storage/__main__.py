@@ -16,7 +16,7 @@ from services.storage.filesystem import FilesystemBackEnd
 from services.storage.s3 import open_s3
 from services.storage.service import StorageService
 from services.storage.settings import StorageSettings
-from services.storage.upkeep import Upkeep
+from services.storage.upkeep import Watch, sweep_regularly
 
 
 @asynccontextmanager
@@ -33,17 +33,20 @@ async def main() -> None:
     configure_logs("storage", settings.log_level)
     stopped = stop_event()
     async with open_back_end(settings) as back_end, asyncio.TaskGroup() as background:
-        upkeep = Upkeep(back_end)
+        watch = Watch(back_end)
         server = RpcServer(settings.bind_host, settings.grpc_port)
         storage_pb2_grpc.add_StorageServiceServicer_to_server(
             StorageService(back_end, settings), server.server
         )
         serve_metrics(
-            settings.bind_host, settings.metrics_port, lambda: server.ready and upkeep.is_usable
+            settings.bind_host, settings.metrics_port, lambda: server.ready and watch.is_usable
         )
         tasks = [
-            background.create_task(upkeep.run()),
-            background.create_task(apply_events(settings.nats_url, back_end)),
+            background.create_task(watch.run()),
+            background.create_task(sweep_regularly(back_end)),
+            background.create_task(
+                apply_events(settings.nats_url, settings.nats_replicas, back_end)
+            ),
         ]
         await server.start(["unirig.v1.StorageService"])
         await stopped.wait()

@@ -32,13 +32,13 @@ _RETRY_SECONDS = 1
 _LONGEST_DELAY = 60
 
 
-async def apply_events(nats_url: str, back_end: BackEnd) -> None:
+async def apply_events(nats_url: str, nats_replicas: int, back_end: BackEnd) -> None:
     """Deletes what events say, until cancelled. NATS may come late, go and come back."""
     connection = await connect(nats_url, "storage")
     try:
         while True:
             try:
-                await _consume(connection, back_end)
+                await _consume(connection, nats_replicas, back_end)
             except (NatsError, TimeoutError) as error:
                 log.warning("events are late", error=str(error) or type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -46,8 +46,8 @@ async def apply_events(nats_url: str, back_end: BackEnd) -> None:
         await connection.close()
 
 
-async def _consume(connection: Client, back_end: BackEnd) -> None:
-    jetstream = await ensure_streams(connection)
+async def _consume(connection: Client, nats_replicas: int, back_end: BackEnd) -> None:
+    jetstream = await ensure_streams(connection, nats_replicas)
     subscription = await jetstream.pull_subscribe(
         "",
         durable=CONSUMER,

@@ -19,9 +19,9 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_the_defaults_are_those_of_the_reference(stack: Stack, client: Client) -> None:
-    from services.sessions.settings import Settings
+    from services.sessions.settings import SessionsSettings
 
-    fields = Settings.model_fields
+    fields = SessionsSettings.model_fields
     assert fields["rate_limit_uploads_per_hour"].default == 10
     assert fields["rate_limit_api_per_hour"].default == 1000
 
