@@ -341,7 +341,7 @@ def _main_first(input_format: str, files: Mapping[str, Path]) -> dict[str, Path]
 def result_name(asset_path: str, suffix: str) -> str:
     """ "model_skeleton" for "model.obj" and for "model_skinned-2.fbx"."""
     stem = _STAGE_SUFFIX.sub("", PurePosixPath(asset_path).stem)
-    return f"{stem.encode()[:_MAX_STEM_BYTES].decode('utf-8', 'ignore')}_{suffix}"
+    return f"{stem.encode()[:_MAX_STEM_BYTES].decode('utf-8', 'ignore') or 'model'}_{suffix}"
 
 
 def _invalid(detail: str) -> StepError:
