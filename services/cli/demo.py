@@ -25,7 +25,7 @@ def demo(folder: Path, console: Console) -> None:
             rig(character, rigged, stack.url, console)
         console.print("Stopped the stack")
     picture = folder / "character_rigged.png"
-    draw_rig(rigged[0], picture)
+    draw_rig(rigged[0], picture, "The example character, rigged")
     console.print("\nLook at:")
     for path in (picture, *rigged):
         console.print(f"  {path}", markup=False)
