@@ -68,8 +68,8 @@ async def create_skeleton_job(
     body: SkeletonRequest, request: Request, granted: Granted
 ) -> CreatedJob:
     """Predict a skeleton for a model."""
-    spec = JobSpec(type=JOB_TYPE_SKELETON, input_file=body.input_file)
-    return await _create(request, granted.session_id, spec)
+    paths = {"input_file": body.input_file}
+    return await _create(request, granted.session_id, JobSpec(type=JOB_TYPE_SKELETON), paths)
 
 
 @router.post("/skinning", responses=answers(*CREATE_ERRORS), response_model_exclude_unset=True)
@@ -77,21 +77,18 @@ async def create_skinning_job(
     body: SkinningRequest, request: Request, granted: Granted
 ) -> CreatedJob:
     """Predict skinning weights for a model with a skeleton."""
-    spec = JobSpec(type=JOB_TYPE_SKINNING, input_file=body.input_file)
-    return await _create(request, granted.session_id, spec)
+    paths = {"input_file": body.input_file}
+    return await _create(request, granted.session_id, JobSpec(type=JOB_TYPE_SKINNING), paths)
 
 
 @router.post("/merge", responses=answers(*CREATE_ERRORS), response_model_exclude_unset=True)
 async def create_merge_job(body: MergeRequest, request: Request, granted: Granted) -> CreatedJob:
     """Put skeleton and weights into the original asset."""
-    spec = JobSpec(
-        type=JOB_TYPE_MERGE,
-        input_file=body.skeleton_file,
-        skinning_file=body.skinning_file,
-        output_format=body.output_format,
-        target_file=body.target_file or "",
-    )
-    return await _create(request, granted.session_id, spec)
+    paths = {"input_file": body.skeleton_file, "skinning_file": body.skinning_file}
+    if body.target_file is not None:
+        paths["target_file"] = body.target_file
+    spec = JobSpec(type=JOB_TYPE_MERGE, output_format=body.output_format)
+    return await _create(request, granted.session_id, spec, paths)
 
 
 @router.get("", responses=answers(*READ_ERRORS, ErrorCode.INVALID_REQUEST))
@@ -165,13 +162,12 @@ async def delete_job(job_id: str, request: Request, granted: Granted) -> Message
     return Message(message="Job deleted successfully")
 
 
-async def _create(request: Request, session_id: str, spec: JobSpec) -> CreatedJob:
+async def _create(
+    request: Request, session_id: str, spec: JobSpec, paths: dict[str, str]
+) -> CreatedJob:
+    """Creates the job once each path, by the field of the spec that takes it, is known to be
+    the session's."""
     backends: Backends = request.app.state.backends
-    paths = {
-        field: value
-        for field in ("input_file", "skinning_file", "target_file")
-        if (value := getattr(spec, field))
-    }
     stored = await asyncio.gather(
         refuse_when_full(backends),
         *(_stored_path(backends, session_id, path) for path in paths.values()),

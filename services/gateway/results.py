@@ -22,7 +22,7 @@ from services.gateway.settings import GatewaySettings
 
 router = APIRouter(route_class=AuthorizedRoute, tags=["Files"])
 
-_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\Z")
+_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\Z", re.ASCII)
 
 _ERRORS = answers(
     ErrorCode.UNAUTHORIZED,

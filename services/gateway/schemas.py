@@ -181,10 +181,10 @@ class ListedJob(BaseModel):
     progress: int = Field(ge=0, le=100)
     created_at: Timestamp
     completed_at: Timestamp | None
-    input_file: str
-    output_file: str | None
-    error: str | None
-    error_code: str | None
+    input_file: str | None = None
+    output_file: str | None = None
+    error: str | None = None
+    error_code: str | None = None
 
 
 class JobList(BaseModel):
@@ -258,8 +258,8 @@ class SessionStats(BaseModel):
     storage_used_mb: float = Field(description="MiB.")
     created_at: Timestamp
     last_activity: Timestamp
-    running_jobs: int = Field(description="Those of pending_jobs that run now.")
-    cancelled_jobs: int
+    running_jobs: int = Field(0, description="Those of pending_jobs that run now.")
+    cancelled_jobs: int = 0
 
 
 class DeletedSession(BaseModel):

@@ -89,7 +89,10 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[Gateway]:
 
 def _config(settings: GatewaySettings, app: ASGIApp) -> uvicorn.Config:
     # uvicorn's own lines would show the WebSockets' queries; ours say the rest.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.setLevel(logging.WARNING)
+    # What uvicorn says of every WebSocket that is refused with an answer, as ours are.
+    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.msg)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
