@@ -2,8 +2,9 @@
 
 python -m services.inference.rig_program pack OUT_NPZ MESH_NPZ SKELETON_NPZ [WEIGHTS_NPZ]
     all arrays in one file, which load_mesh, load_skeleton and load_weights all read
-python -m services.inference.rig_program merge SKELETON_NPZ SKINNED_NPZ ASSET_MESH_NPZ FOLDER
-    the weights of the skinned file on the skeleton and the asset's mesh: FOLDER/weights.npz, and
+python -m services.inference.rig_program merge SKELETON_NPZ ASSET_MESH_NPZ FOLDER
+        SKINNED_MESH_NPZ SKINNED_SKELETON_NPZ SKINNED_WEIGHTS_NPZ
+    the weights of the skinned model on the skeleton and the asset's mesh: FOLDER/weights.npz, and
     FOLDER/report.json with "notes" for the user
 python -m services.inference.rig_program verify RIG_NPZ [FILE FOLDER]...
     each FILE, as the read step read it back into FOLDER, says the same as the packed arrays
@@ -37,8 +38,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["pack", out, *parts]:
             pack(Path(out), [Path(part) for part in parts])
-        case ["merge", skeleton, skinned, asset, folder]:
-            merge(Path(skeleton), Path(skinned), Path(asset), Path(folder))
+        case ["merge", skeleton, asset, folder, *skinned] if len(skinned) == 3:
+            merge(Path(skeleton), Path(asset), Path(folder), [Path(part) for part in skinned])
         case ["verify", rig, *pairs]:
             verify(Path(rig), [Path(path) for path in pairs])
         case _:
@@ -53,15 +54,15 @@ def pack(out: Path, parts: list[Path]) -> None:
     np.savez_compressed(out, **arrays)
 
 
-def merge(skeleton_path: Path, skinned_path: Path, asset_path: Path, folder: Path) -> None:
+def merge(skeleton_path: Path, asset_path: Path, folder: Path, parts: list[Path]) -> None:
     asset, skeleton = load_mesh(asset_path), load_skeleton(skeleton_path)
-    skinned, skin = load_skeleton(skinned_path), load_weights(skinned_path)
+    source, skinned, skin = load_mesh(parts[0]), load_skeleton(parts[1]), load_weights(parts[2])
     try:
         check_skeleton(asset, skeleton)
         report_progress(0.2, "Matching joints")
         matches = match_joints(skinned, skin, skeleton)
         report_progress(0.4, "Transferring weights")
-        merged = transfer_weights(load_mesh(skinned_path), skin, matches, asset)
+        merged = transfer_weights(source, skin, matches, asset)
         check_weights(asset, skeleton, merged, INFLUENCES)
     except ValueError as error:
         raise invalid_mesh(str(error)) from error

@@ -199,8 +199,8 @@ async def _make_merge(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
     await place.step(
         "merge",
         [
-            *(*_ARRAYS, "merge"),
-            *(bones.skeleton, skin.weights, model.mesh, merged),
+            *(*_ARRAYS, "merge", bones.skeleton, model.mesh, merged),
+            *(skin.mesh, skin.skeleton, skin.weights),
         ],
         place.progress.span(35, 45, "Merging skeleton and weights"),
         "PROCESSING_FAILED",

@@ -248,6 +248,26 @@ async def test_a_merge_rigs_the_target_that_is_asked_for(
     assert (await after.describe(job.output_file)).lineage.asset_path == target
 
 
+@pytest.mark.parametrize("extension", ["fbx", "glb"])
+async def test_a_merge_takes_the_weights_of_a_file_that_was_uploaded(
+    after: JobServices, rigged: dict[str, jobs_pb2.Job], extension: str
+) -> None:
+    [path] = [each.path for each in rigged["skinning"].artifacts if each.format == extension]
+    job = await after.finished(
+        MERGE,
+        rigged["skeleton"].output_file,
+        skinning_file=await after.upload(f"edited.{extension}", await after.content(path)),
+        output_format="glb",
+    )
+    assert (await after.describe(job.output_file)).lineage.asset_path == (
+        rigged["skeleton"].spec.input_file
+    )
+    assert names_of(job)[0].startswith("hero_rigged")
+    before = load_weights(await arrays_of(after, rigged["merge"]))
+    merged = load_weights(await arrays_of(after, job))
+    assert np.allclose(before.weights[:, 0], merged.weights[:, 0], atol=2e-2)
+
+
 async def test_a_merge_without_weights_says_what_to_do(
     after: JobServices, rigged: dict[str, jobs_pb2.Job]
 ) -> None:
