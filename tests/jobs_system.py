@@ -132,7 +132,7 @@ class JobsSystem:
         self.start_jobs()
 
     @property
-    def stub(self) -> jobs_pb2_grpc.JobsServiceStub:
+    def stub(self) -> "jobs_pb2_grpc.JobsServiceAsyncStub":
         return self.replicas[0].stub
 
     @property

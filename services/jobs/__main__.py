@@ -40,14 +40,14 @@ async def serve(settings: JobsSettings) -> None:
     outbox = Outbox(store, connection)
     lifecycle = JobLifecycle(store, outbox, Notices(connection))
     events = Events(connection, store, lifecycle, settings)
-    sweeper = Sweeper(connection, store, outbox, lifecycle)
+    sweeper = Sweeper(connection, store, outbox, lifecycle, settings)
     server = RpcServer(settings.bind_host, settings.grpc_port)
     jobs_pb2_grpc.add_JobsServiceServicer_to_server(JobsServicer(store, lifecycle), server.server)
 
     await events.subscribe()
     async with asyncio.TaskGroup() as group:
         group.create_task(events.consume(stopped), name="events")
-        group.create_task(sweeper.run(settings.sweep_seconds, stopped), name="sweeper")
+        group.create_task(sweeper.run(stopped), name="sweeper")
         group.create_task(readiness.watch(connection, server, stopped), name="readiness")
         await server.start([SERVICE_NAME])
         await stopped.wait()

@@ -115,7 +115,7 @@ class Events:
             except NatsError as error:
                 log.warning("events interrupted", consumer=durable, error=type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
-                await self._restore_queue()
+                await queue.restore_queue(self.connection, self.settings)
         if subscription is not None and self.connection.is_connected:
             # Left open, it would hold up the connection's drain: the client counts it unfinished.
             await subscription.unsubscribe()
@@ -132,10 +132,3 @@ class Events:
             await message.term()
         else:
             await message.ack()
-
-    async def _restore_queue(self) -> None:
-        """JetStream may have lost a stream or a consumer."""
-        try:
-            await queue.ensure_queue(self.connection, self.settings)
-        except (NatsError, TimeoutError) as error:
-            log.warning("queue not restored", error=type(error).__name__)

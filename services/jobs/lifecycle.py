@@ -45,11 +45,7 @@ class JobLifecycle:
         job = await self._store.create(job_id, session_id, spec, message)
         metrics.TRANSITIONS.labels(TYPE_NAMES[spec.type], "pending").inc()
         log.info("job created", job_id=job_id, session_id=session_id, type=TYPE_NAMES[spec.type])
-        try:
-            await self._outbox.publish(message)
-        except ApiError:
-            # The job is accepted; it stays in the outbox and JetStream drops the double.
-            log.warning("publication not noted", job_id=job_id)
+        await self._outbox.publish(message)
         return job
 
     async def claim(self, claim: messages_pb2.ClaimJob) -> bool:

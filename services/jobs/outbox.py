@@ -4,6 +4,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from services.common.errors import ApiError
 from services.common.rpc import REQUEST_ID
 from services.jobs.metrics import OUTBOX
 from services.jobs.outbox_message import OutboxMessage
@@ -23,7 +24,7 @@ class Outbox:
         self._connection = connection
 
     async def publish(self, message: OutboxMessage) -> bool:
-        """Whether JetStream has it; if not, it stays for the next sweep."""
+        """Whether JetStream has it for certain; if not, it stays for the next sweep."""
         if not self._connection.is_connected:
             return False
         headers = {"Nats-Msg-Id": message.id}
@@ -36,16 +37,19 @@ class Outbox:
         except (TimeoutError, NatsError) as error:
             log.warning("publish failed", message_id=message.id, error=type(error).__name__)
             return False
-        await self._store.published(message, ack.seq)
+        try:
+            await self._store.published(message, ack.seq)
+        except ApiError:
+            return False
         return True
 
-    async def sweep(self) -> None:
-        """Publishes what a crash or a lost NATS left, oldest first."""
+    async def sweep(self) -> bool:
+        """Publishes what a crash or a lost NATS left, oldest first; whether nothing is left."""
         while True:
             messages, total = await self._store.waiting(_BATCH)
             OUTBOX.set(total)
             for message in messages:
                 if not await self.publish(message):
-                    return
+                    return False
             if len(messages) < _BATCH:
-                return
+                return True

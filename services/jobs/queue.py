@@ -3,7 +3,9 @@
 import asyncio
 from datetime import timedelta
 
+import structlog
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
@@ -12,6 +14,8 @@ from unirig.v1 import messages_pb2
 from services.common import subjects
 from services.common.broker import ensure_streams
 from services.jobs.settings import JobsSettings
+
+log = structlog.get_logger(__name__)
 
 # Durable consumers, each shared by all replicas of this service.
 OUTCOMES = "jobs-outcomes"
@@ -72,6 +76,14 @@ async def ensure_queue(connection: Client, settings: JobsSettings) -> None:
             ack_wait=ack_wait,
         )
         await jetstream.add_consumer(stream, config)
+
+
+async def restore_queue(connection: Client, settings: JobsSettings) -> None:
+    """Brings back what JetStream may have lost, if that can be done now."""
+    try:
+        await ensure_queue(connection, settings)
+    except (NatsError, TimeoutError) as error:
+        log.warning("queue not restored", error=type(error).__name__)
 
 
 async def find_command(jetstream: JetStreamContext, sequence: int) -> messages_pb2.RunJob | None:

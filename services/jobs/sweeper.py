@@ -17,6 +17,7 @@ from services.jobs.metrics import ACTIVE
 from services.jobs.outbox import Outbox
 from services.jobs.outbox_message import OutboxMessage
 from services.jobs.record import TYPE_NAMES, Record, command_of
+from services.jobs.settings import JobsSettings
 from services.jobs.store import JobStore
 
 log = structlog.get_logger(__name__)
@@ -33,21 +34,32 @@ class Sweeper:
     store: JobStore
     outbox: Outbox
     lifecycle: JobLifecycle
+    settings: JobsSettings
 
-    async def run(self, every_seconds: float, stopped: asyncio.Event) -> None:
+    async def run(self, stopped: asyncio.Event) -> None:
         """Sweeps until stopped."""
         while not stopped.is_set():
             if self.connection.is_connected:
-                try:
-                    await self.outbox.sweep()
-                    await self.examine_suspects()
-                except (ApiError, NatsError, TimeoutError, queue.OutcomesUnsettledError) as error:
-                    log.warning("sweep interrupted", error=str(error) or type(error).__name__)
-                except Exception:
-                    log.exception("sweep failed")
-            await _sleep(every_seconds, stopped)
+                await self._sweep()
+            try:
+                await asyncio.wait_for(stopped.wait(), self.settings.sweep_seconds)
+            except TimeoutError:
+                continue
 
-    async def examine_suspects(self) -> None:
+    async def _sweep(self) -> None:
+        try:
+            if not await self.outbox.sweep():
+                await queue.restore_queue(self.connection, self.settings)
+            await self._examine_suspects()
+        except (ApiError, queue.OutcomesUnsettledError) as error:
+            log.warning("sweep interrupted", error=str(error) or type(error).__name__)
+        except (NatsError, TimeoutError) as error:
+            log.warning("sweep interrupted", error=type(error).__name__)
+            await queue.restore_queue(self.connection, self.settings)
+        except Exception:
+            log.exception("sweep failed")
+
+    async def _examine_suspects(self) -> None:
         """Looks what became of the active jobs that have been silent too long."""
         suspects, active = await self.store.suspects(_BATCH)
         ACTIVE.set(active)
@@ -89,10 +101,3 @@ class Sweeper:
         else:
             await queue.settle_outcomes(jetstream)
             await self.lifecycle.give_up(job, LOST)
-
-
-async def _sleep(seconds: float, stopped: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(stopped.wait(), seconds)
-    except TimeoutError:
-        return

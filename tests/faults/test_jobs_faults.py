@@ -30,7 +30,7 @@ COMPLETED = jobs_pb2.JOB_STATUS_COMPLETED
 FAILED = jobs_pb2.JOB_STATUS_FAILED
 CANCELLED = jobs_pb2.JOB_STATUS_CANCELLED
 # Longer than an active job may be silent before the service looks for it, several times over.
-LONG = ACK_WAIT_SECONDS * 6
+LONG = ACK_WAIT_SECONDS * 5
 
 
 @pytest.fixture
@@ -364,6 +364,68 @@ async def test_the_service_recovers_from_a_nats_that_lost_everything(
     assert await delivery.claim()
     await delivery.finish()
     await system.reaches(job, COMPLETED)
+
+
+async def test_a_stream_or_consumer_that_was_removed_comes_back(
+    system: JobsSystem, session: str
+) -> None:
+    await system.jetstream.delete_stream(subjects.JOBS_STREAM)
+    await system.jetstream.delete_stream(subjects.EVENTS_STREAM)
+    job = await system.create(session)
+    await outbox_empty(system)
+    await system.jetstream.delete_consumer(subjects.JOBS_STREAM, subjects.JOBS_CONSUMER)
+
+    async def restored() -> bool:
+        consumers = await system.jetstream.consumers_info(subjects.JOBS_STREAM)
+        return [one.name for one in consumers] == [subjects.JOBS_CONSUMER]
+
+    await eventually(restored)
+    delivery = await only_delivery(system, job)
+    assert await delivery.claim()
+    await delivery.finish()
+    await system.reaches(job, COMPLETED)
+
+
+async def test_no_accepted_job_is_lost_while_replicas_die(system: JobsSystem) -> None:
+    sessions = [new_session() for _ in range(40)]
+    system.start_jobs()
+
+    async def work() -> None:
+        while True:
+            delivery = await system.take(60)
+            try:
+                if not await delivery.claim():
+                    await delivery.message.ack()
+                    continue
+            except Exception:
+                await delivery.message.nak(delay=0.2)
+                continue
+            await delivery.finish()
+
+    async def create(*owners: str) -> list[jobs_pb2.Job | BaseException]:
+        calls = (system.create(owner) for owner in owners)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    worker = asyncio.create_task(work())
+    before = await create(*sessions[:15])
+    interrupted = asyncio.create_task(create(*sessions[15:20]))
+    await asyncio.sleep(0.01)
+    system.replicas[0].kill()
+    during = await interrupted
+    await system.replicas.pop(0).channel.close()
+    after = await create(*sessions[20:])
+    accepted = [one for one in before + during + after if isinstance(one, jobs_pb2.Job)]
+    assert len(accepted) >= 35
+
+    async def all_done() -> bool:
+        lists = [await system.list(session) for session in sessions]
+        return all(job.status == COMPLETED for page in lists for job in page.jobs)
+
+    await eventually(all_done, 60)
+    worker.cancel()
+    await asyncio.wait({worker})
+    for job in accepted:
+        assert (await system.get(job)).status == COMPLETED
 
 
 async def test_without_redis_every_call_is_unavailable_and_with_it_all_is_well(

@@ -14,6 +14,7 @@ end
 enter(job, status)
 redis.call('HSET', job_key(job), 'ended', whole(now()), unpack(ARGV, 7))
 if redis.call('GET', lock_key(owner)) == job then redis.call('DEL', lock_key(owner)) end
+redis.call('HDEL', job_key(job), 'message', 'suspicions')
 redis.call('ZREM', WATCHED, job)
 unqueue(job)
 if message_id ~= '' then enqueue(message_id, message) end
