@@ -37,10 +37,9 @@ await import('./example.js');
 
 
 def blocks(heading: str, language: str) -> list[str]:
-    """The code blocks of one language under a heading, up to the next one of its level."""
-    level = heading.split(" ")[0]
-    section = REFERENCE.split(f"\n{heading}\n", 1)[1]
-    section = re.split(rf"\n{level} |\n#{{1,{len(level) - 1}}} ", section)[0]
+    """The code blocks of one language under a third-level heading, up to the next heading."""
+    section = REFERENCE.split(f"\n### {heading}\n", 1)[1]
+    section = re.split(r"\n#{2,3} ", section)[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
@@ -48,7 +47,7 @@ def test_the_curl_walkthrough_works_as_written(
     stack: Stack, character: Path, tmp_path: Path
 ) -> None:
     token_step, upload_step, create_step, poll_step, download_step = blocks(
-        "### Complete Workflow Example", "bash"
+        "Complete Workflow Example", "bash"
     )
     found: dict[str, str] = {"http://localhost": stack.url}
 
@@ -77,7 +76,7 @@ def test_the_curl_walkthrough_works_as_written(
 
 
 def test_the_python_client_works_as_written(stack: Stack, character: Path, tmp_path: Path) -> None:
-    (code,) = blocks("### Python Client Example", "python")
+    (code,) = blocks("Python Client Example", "python")
     script = tmp_path / "example.py"
     script.write_text(code.replace("http://localhost", stack.url))
     (tmp_path / "character.obj").write_bytes(character.read_bytes())
@@ -92,7 +91,7 @@ def test_the_python_client_works_as_written(stack: Stack, character: Path, tmp_p
 def test_the_typescript_client_compiles_and_works_as_written(
     stack: Stack, character: Path, tmp_path: Path
 ) -> None:
-    (code,) = blocks("### JavaScript/TypeScript Client Example", "typescript")
+    (code,) = blocks("JavaScript/TypeScript Client Example", "typescript")
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "example.ts").write_text(
         code.replace("http://localhost", stack.url) + "\nexport {};\n"
