@@ -10,7 +10,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,8 +31,8 @@ class StorageServer:
 
     environment: dict[str, str]
     log: Path
-    grpc_port: int = field(default_factory=free_port)
-    metrics_port: int = field(default_factory=free_port)
+    grpc_port: int = 0
+    metrics_port: int = 0
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -44,7 +44,19 @@ class StorageServer:
         assert self.process is not None
         return self.process.pid
 
-    def start(self, preexec_fn: object = None, is_ready: bool = True) -> "StorageServer":
+    def start(self, preexec_fn: Callable[[], None] | None = None) -> "StorageServer":
+        """Starts on new ports and waits until it is ready."""
+        for _ in range(5):
+            self._spawn(preexec_fn)
+            if self._becomes_ready():
+                return self
+            # Another process was faster to take the port.
+            if "cannot listen" not in self.log.read_text():
+                break
+        raise AssertionError(self.log.read_text())
+
+    def _spawn(self, preexec_fn: Callable[[], None] | None) -> None:
+        self.grpc_port, self.metrics_port = free_port(), free_port()
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "services.storage"],
@@ -59,12 +71,15 @@ class StorageServer:
                 stderr=subprocess.STDOUT,
                 preexec_fn=preexec_fn,
             )
+
+    def _becomes_ready(self) -> bool:
+        assert self.process is not None
         deadline = time.monotonic() + 60
-        while is_ready and self.probe("/readyz") != 200:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self.probe("/readyz") == 200:
+                return True
             time.sleep(0.05)
-        return self
+        return False
 
     def probe(self, path: str) -> int:
         """The HTTP status of the metrics port's answer, 0 for none."""
@@ -157,6 +172,11 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel, session_id: str) -> None:
         self.stub = storage_pb2_grpc.StorageServiceStub(channel)
         self.session_id = session_id
+        self._channel = channel
+
+    def of_session(self, session_id: str) -> "Client":
+        """A client of another session over the same channel."""
+        return Client(self._channel, session_id)
 
     def header(
         self, filename: str, lineage: Mapping[str, str] | None = None

@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 CONSUMER = "storage"
 # Longer than the deletion of a session with very many files, seconds.
 _ACK_WAIT = 120
-_FETCH_SECONDS = 30
+# A request that NATS forgets in a restart is made again after this long.
+_FETCH_SECONDS = 5
 _RETRY_SECONDS = 1
 _LONGEST_DELAY = 60
 

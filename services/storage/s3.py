@@ -58,7 +58,7 @@ _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "507"})
 # Another writer was first: what the entry is now must be looked up again.
 _LOST = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
-_NO_CONDITIONS = frozenset({"NotImplemented", "501"})
+_NOT_IMPLEMENTED = frozenset({"NotImplemented", "501"})
 
 
 @dataclass(frozen=True)
@@ -186,12 +186,22 @@ class S3BackEnd:
                     # What a crash left after the end goes before the end is forgotten.
                     await self._delete_files(mark.key.removeprefix("ended/"))
                     await self._delete(mark.key)
-            listing = await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix="data/")
-            for upload in listing.get("Uploads", []):
+            for upload in await self._unfinished_uploads():
                 if now - upload["Initiated"] > _UNFINISHED_KEPT:
                     await self._client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
+
+    async def _unfinished_uploads(self) -> list[dict[str, Any]]:
+        """Up to a thousand; the next sweep finds the others."""
+        try:
+            listing = await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix="data/")
+        except ClientError as error:
+            # Some servers answer so where there are none, others cannot list them.
+            if _code(error) in _NOT_IMPLEMENTED | {"NoSuchUpload"}:
+                return []
+            raise
+        return list(listing.get("Uploads", []))
 
     async def _delete(self, key: str) -> None:
         await self._client.delete_object(Bucket=self._bucket, Key=key)
@@ -235,7 +245,7 @@ class S3BackEnd:
         except ClientError as error:
             if _code(error) in _LOST | _MISSING:
                 return False
-            if _code(error) not in _NO_CONDITIONS:
+            if _code(error) not in _NOT_IMPLEMENTED:
                 raise
             await self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
         return True

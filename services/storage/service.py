@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,7 @@ _STATUSES = {
     DiskStatus.CRITICAL: storage_pb2.DISK_STATUS_CRITICAL,
 }
 _CANCELLATION_SECONDS = 0.02
+_PAUSE_SECONDS = 0.2
 _JOB_ID = re.compile(r"[0-9A-Za-z._-]{1,64}\Z")
 
 
@@ -52,6 +54,15 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         self, request_iterator: AsyncIterator[storage_pb2.PutFileRequest], context: Any
     ) -> storage_pb2.PutFileResponse:
         requests = aiter(request_iterator)
+        try:
+            return await self._put(requests)
+        except ApiError:
+            await _hear_out(requests, self._limits["uploads"])
+            raise
+
+    async def _put(
+        self, requests: AsyncIterator[storage_pb2.PutFileRequest]
+    ) -> storage_pb2.PutFileResponse:
         wanted, lineage = _read_header(await anext(requests, None))
         self._check_room(wanted.area, await self._back_end.space())
         with TRANSFERS.labels("in").track_inprogress():
@@ -146,6 +157,22 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         # cancellation follows, and must come before the file is published.
         await asyncio.sleep(_CANCELLATION_SECONDS)
         return size, digest.hexdigest()
+
+
+async def _hear_out(requests: AsyncIterator[storage_pb2.PutFileRequest], limit: int) -> None:
+    """Reads on until the client ends, pauses, or has sent limit bytes more.
+
+    Python's asyncio client takes a write that the answer overtakes for an internal error, and the
+    answer is lost (github.com/grpc/grpc/issues/36066).
+    """
+    size = 0
+    with suppress(TimeoutError):
+        while size < limit:
+            async with asyncio.timeout(_PAUSE_SECONDS):
+                request = await anext(requests, None)
+            if request is None:
+                return
+            size += len(request.chunk)
 
 
 def _read_header(request: storage_pb2.PutFileRequest | None) -> tuple[StoredPath, Lineage | None]:

@@ -1,7 +1,6 @@
-"""What the service does by itself: watch its space, and sweep."""
+"""What the service does by itself: watch its back end, and sweep it."""
 
 import asyncio
-import time
 
 import structlog
 
@@ -15,31 +14,35 @@ _WATCH_SECONDS = 5
 _SWEEP_SECONDS = 3600
 
 
-class Upkeep:
-    """Runs beside the service; is_usable tells whether the back end answered last time."""
+class Watch:
+    """Asks the back end again and again; is_usable tells how the last time went."""
 
     def __init__(self, back_end: BackEnd) -> None:
         self._back_end = back_end
         self.is_usable = False
 
     async def run(self) -> None:
-        """Until cancelled. What fails is tried again."""
-        next_sweep = 0.0
+        """Until cancelled."""
         while True:
             try:
                 await self._back_end.check()
-                self.is_usable = True
                 space = await self._back_end.space()
+            except (ApiError, OSError) as error:
+                self.is_usable = False
+                log.warning("the back end cannot be used", error=str(error))
+            else:
+                self.is_usable = True
                 DISK_TOTAL.set(space.total)
                 DISK_USED.set(space.used)
                 DISK_FREE.set(space.free)
-                if time.monotonic() >= next_sweep:
-                    await self._back_end.sweep()
-                    next_sweep = time.monotonic() + _SWEEP_SECONDS
-            except ApiError as error:
-                self.is_usable = False
-                log.warning("the back end fails", code=error.code)
-            except Exception:
-                self.is_usable = False
-                log.exception("the back end fails")
             await asyncio.sleep(_WATCH_SECONDS)
+
+
+async def sweep_regularly(back_end: BackEnd) -> None:
+    """At once, then every hour until cancelled."""
+    while True:
+        try:
+            await back_end.sweep()
+        except (ApiError, OSError) as error:
+            log.warning("sweeping failed", error=str(error))
+        await asyncio.sleep(_SWEEP_SECONDS)
