@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.inference.formats.gltf import (
+    MALFORMED,
     Document,
     Json,
     Matrix,
@@ -65,7 +66,7 @@ def count_triangles(description: Json) -> int:
         counts = [_triangles_of(description, mesh) for mesh in description.get("meshes", [])]
         used = [node["mesh"] for node in description.get("nodes", []) if "mesh" in node]
         return sum(int(entry(counts, mesh)) for mesh in used)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+    except MALFORMED:
         raise invalid_mesh("The GLB file is damaged: its meshes cannot be read.") from None
 
 
@@ -88,7 +89,7 @@ def read_glb(document: Document, max_triangles: int) -> GlbModel:
             raise invalid_mesh(f"The GLB file is compressed with {compression}; save it without.")
     try:
         return _read(document)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
+    except MALFORMED as error:
         raise invalid_mesh(f"The GLB file is damaged: it cannot be read ({error!r}).") from error
 
 
@@ -104,6 +105,12 @@ def rest_matrices(document: Document, tree: NodeTree) -> dict[int, Matrix]:
             local = tree.worlds[index] if skin is None else _bind_matrix(document, tree, skin)
             matrices[index] = turn @ local
     return matrices
+
+
+def is_mirrored(document: Document, index: int, matrix: Matrix) -> bool:
+    """Whether viewers turn a mesh node's faces over (section 3.7.4); a skin's they do not."""
+    unskinned = "skin" not in document.list("nodes")[index]
+    return unskinned and float(np.linalg.det(matrix[:3, :3])) < 0
 
 
 def is_vrm0(document: Document) -> bool:
@@ -155,6 +162,7 @@ def _read(document: Document) -> GlbModel:
     for index, matrix in rest_matrices(document, tree).items():
         node = nodes[index]
         mesh = entry(meshes, node["mesh"])
+        mirrored = is_mirrored(document, index, matrix)
         part_faces = []
         for accessor, primitives in _by_position(mesh):
             positions = accessor_array(document, accessor)[:, :3].astype(np.float64)
@@ -166,7 +174,7 @@ def _read(document: Document) -> GlbModel:
             place = np.where(used, np.cumsum(used) - 1 + total, -1).astype(np.int32)
             pieces.append(Piece(index, accessor, matrix, place))
             vertices.append(positions[used] @ matrix[:3, :3].T + matrix[:3, 3])
-            part_faces.append(place[triangles])
+            part_faces.append(place[triangles[:, :: -1 if mirrored else 1]])
             influences.append(_influences(document, tree, joints, index, primitives[0], used))
             total += int(used.sum())
         if part_faces:

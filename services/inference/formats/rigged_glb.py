@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from services.inference.formats.glb import (
     GlbModel,
+    is_mirrored,
     is_outside,
     joint_nodes,
     primitive_triangles,
@@ -27,6 +28,7 @@ from services.inference.formats.glb import (
 from services.inference.formats.gltf import (
     ARRAY_BUFFER,
     ELEMENT_ARRAY_BUFFER,
+    MALFORMED,
     WHITE_PIXEL_PNG,
     Document,
     Json,
@@ -40,6 +42,7 @@ from services.inference.formats.gltf import (
     shown_roots,
     view_bytes,
 )
+from services.inference.formats.program_output import invalid_mesh
 from services.inference.formats.transfer import rows, same_vertices, vertex_finder
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
 
@@ -118,12 +121,23 @@ def attach_rig(
 
     mesh and skin: the mesh the weights were made for, in rest space; each of the document's
     vertices takes those of the nearest. Without a skin all vertices follow the root, so that the
-    skeleton opens as an armature that does not deform anything yet.
+    skeleton opens as an armature that does not deform anything yet. Raises Refusal where the
+    document is damaged.
     """
     model = read_glb(document, max_triangles)
+    try:
+        return _attach(document, model, mesh, skeleton, skin)
+    except MALFORMED as error:
+        raise invalid_mesh(f"The GLB file is damaged: it cannot be changed ({error!r}).") from error
+
+
+def _attach(
+    document: Document, model: GlbModel, mesh: Mesh, skeleton: Skeleton, skin: SkinWeights | None
+) -> Attached:
     vertex_of = _vertex_lookup(document, model, mesh)
     tree = node_tree(document)
     matrices = rest_matrices(document, tree)
+    mirrored = [index for index in matrices if is_mirrored(document, index, matrices[index])]
     old_joints = set(joint_nodes(document, tree))
     old_joints.update(joint for entry in document.list("skins") for joint in entry["joints"])
 
@@ -133,10 +147,9 @@ def attach_rig(
     _embed_all_images(document)
     _strip_rig(document)
     meshes = {index: _own_mesh(document, index) for index in matrices}
-    for index, matrix in matrices.items():
-        if np.linalg.det(matrix[:3, :3]) < 0:
-            _flip_windings(document, document.list("meshes")[meshes[index]])
-    moved = {index: _move_to_root(document, tree, index) for index in matrices}
+    for index in mirrored:
+        _flip_windings(document, document.list("meshes")[meshes[index]])
+    moved = {index: _move_to_root(document, tree, index, old_joints) for index in matrices}
     joints = _add_joints(document, skeleton)
     skins = _add_skins(document, skeleton, joints, list(matrices.values()))
     for (index, matrix), skin_index in zip(matrices.items(), skins, strict=True):
@@ -144,7 +157,9 @@ def attach_rig(
         added: dict[int, Json] = {}
         for primitive in document.list("meshes")[meshes[index]]["primitives"]:
             attributes = primitive["attributes"]
-            position = attributes["POSITION"]
+            position = attributes.get("POSITION")
+            if position is None:
+                continue
             if position not in added:
                 vertices = _numbered(document, attributes, len(mesh.vertices))
                 if vertices is None:
@@ -230,9 +245,9 @@ def _own_mesh(document: Document, index: int) -> int:
 
 
 def _flip_windings(document: Document, mesh: Json) -> None:
-    """A mirrored node shows its faces turned over (section 3.7.4); a mirroring skin does not."""
+    """What a viewer does for a mirrored node and does not for a mirroring skin."""
     for primitive in mesh["primitives"]:
-        if primitive.get("mode", 4) not in (4, 5, 6):
+        if primitive.get("mode", 4) not in (4, 5, 6) or "POSITION" not in primitive["attributes"]:
             continue
         count = document.list("accessors")[primitive["attributes"]["POSITION"]]["count"]
         turned = primitive_triangles(document, primitive, count)[:, ::-1].astype(np.uint32)
@@ -240,12 +255,12 @@ def _flip_windings(document: Document, mesh: Json) -> None:
         primitive["indices"] = add_accessor(document, turned.ravel(), target=ELEMENT_ARRAY_BUFFER)
 
 
-def _move_to_root(document: Document, tree: NodeTree, index: int) -> int:
-    """The root node that shows the mesh now: the node itself, or a new one where it holds more."""
+def _move_to_root(document: Document, tree: NodeTree, index: int, old_joints: set[int]) -> int:
+    """The root node that shows the mesh now: the node itself, or a new one where it is more."""
     nodes = document.list("nodes")
     node = nodes[index]
     roots = document.list("scenes")[document.json.get("scene", 0)].setdefault("nodes", [])
-    if node.get("children") or "camera" in node or "extensions" in node:
+    if index in old_joints or node.get("children") or "camera" in node or "extensions" in node:
         nodes.append({key: node.pop(key) for key in ("mesh", "weights") if key in node})
         if "name" in node:
             nodes[-1]["name"] = node["name"]

@@ -55,6 +55,12 @@ def rig_document(
     write_glb_document(out, document)
 
 
+def _light_all_materials(document: Document) -> None:
+    """FBX has no unlit materials: Blender would leave out their textures."""
+    for material in document.list("materials"):
+        material.get("extensions", {}).pop("KHR_materials_unlit", None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes a rigged model.")
     parser.add_argument("--mesh", type=Path, required=True)
@@ -93,7 +99,9 @@ def main() -> None:
             numbered = replace(
                 skeleton, names=tuple(f"joint_{j}" for j in range(len(skeleton.names)))
             )
-            rig_document(read_glb_document(asset), rigged, mesh, numbered, skin, limit)
+            document = read_glb_document(asset)
+            _light_all_materials(document)
+            rig_document(document, rigged, mesh, numbered, skin, limit)
             become_blender(["write-fbx-of-rigged", str(rigged), *arrays, str(out)])
         become_blender(["write-fbx", str(asset or "-"), *arrays, str(out)])
     else:
