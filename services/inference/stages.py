@@ -257,7 +257,7 @@ async def _arrays_of(
 
 
 async def _read(asset: Path, report: StepProgress, place: Workplace) -> _Arrays:
-    folder = asset.with_suffix("")
+    folder = asset.with_name(f"{asset.name}.read")
     await place.step("read", [*_READ, *place.triangle_limit, asset, folder], report)
     mesh, skeleton, weights = (folder / f"{name}.npz" for name in ("mesh", "skeleton", "weights"))
     return _Arrays(
