@@ -53,7 +53,6 @@ def create_app(
     for module in (uploads, jobs, sessions, disk_space, results, health, docs, websocket):
         api.include_router(module.router)
     api.include_router(docs.home_router)
-    api.mount(docs.ASSETS_PATH, docs.assets)
     install_error_handlers(api)
     install_openapi(api)
 

@@ -4,6 +4,7 @@ A route declares what it needs with @access; AuthorizedRoute asks before the bod
 SessionHeaders puts the outcome (rate limit, new cookie) on whatever the answer becomes.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
@@ -33,6 +34,8 @@ CSRF_HEADER = "X-CSRF-Token"
 _MAX_CREDENTIAL = 1024
 # Room for any JSON body of the API.
 _MAX_BODY_BYTES = 64 * 1024
+# How long the client may pause within one.
+_BODY_SECONDS = 30
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
@@ -131,7 +134,11 @@ def _bounded(receive: Receive) -> Receive:
 
     async def receive_bounded() -> Message:
         nonlocal received
-        message = await receive()
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(400, "The request body did not arrive in time") from None
         received += len(message.get("body", b""))
         if received > _MAX_BODY_BYTES:
             raise HTTPException(400, f"The request body is larger than {_MAX_BODY_BYTES} bytes")
@@ -168,6 +175,8 @@ class SessionHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
                 in_api = (scope["path"] + "/").startswith("/api/")
+                if in_api:
+                    headers.setdefault("Cache-Control", "no-store")
                 if in_api and not hasattr(state, "authorized"):
                     await self._peek(connection)
                 limit: RateLimit | None = getattr(state, "rate_limit", None)

@@ -11,8 +11,8 @@ from starlette.staticfiles import StaticFiles
 router = APIRouter(prefix="/api", include_in_schema=False)
 
 # The bundled scripts and styles, from the package that carries them.
-assets = StaticFiles(directory=Path(str(files("fastapi_offline") / "static")))
-ASSETS_PATH = "/api/docs/assets"
+_ASSETS = StaticFiles(directory=Path(str(files("fastapi_offline") / "static")))
+_ASSETS_PATH = "/api/docs/assets"
 
 # Both pages style themselves from scripts; ReDoc indexes in a worker made of a blob.
 _POLICY = (
@@ -26,12 +26,12 @@ _SWAGGER_UI = f"""<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <title>UniRig API - Swagger UI</title>
-<link rel="icon" href="{ASSETS_PATH}/favicon.png">
-<link rel="stylesheet" href="{ASSETS_PATH}/swagger-ui.css">
+<link rel="icon" href="{_ASSETS_PATH}/favicon.png">
+<link rel="stylesheet" href="{_ASSETS_PATH}/swagger-ui.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="{ASSETS_PATH}/swagger-ui-bundle.js"></script>
+<script src="{_ASSETS_PATH}/swagger-ui-bundle.js"></script>
 <script src="/api/docs/start.js"></script>
 </body>
 </html>
@@ -59,12 +59,12 @@ _REDOC = f"""<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <title>UniRig API - ReDoc</title>
-<link rel="icon" href="{ASSETS_PATH}/favicon.png">
+<link rel="icon" href="{_ASSETS_PATH}/favicon.png">
 <style>body {{ margin: 0; padding: 0; }}</style>
 </head>
 <body>
 <redoc spec-url="/api/openapi.json"></redoc>
-<script src="{ASSETS_PATH}/redoc.standalone.js"></script>
+<script src="{_ASSETS_PATH}/redoc.standalone.js"></script>
 </body>
 </html>
 """
@@ -90,6 +90,13 @@ async def swagger_ui() -> HTMLResponse:
 @router.get("/docs/start.js")
 async def swagger_ui_start() -> Response:
     return Response(_START, media_type="text/javascript")
+
+
+@router.api_route("/docs/assets/{name}", methods=["GET", "HEAD"])
+async def asset(name: str, request: Request) -> Response:
+    answer = await _ASSETS.get_response(name, request.scope)
+    answer.headers["Cache-Control"] = "no-cache"
+    return answer
 
 
 @router.get("/redoc")

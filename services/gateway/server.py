@@ -25,10 +25,33 @@ _PING_SECONDS = 20.0
 # Clients say nothing on the WebSocket that we would read.
 _MAX_CLIENT_MESSAGE = 4096
 _CLOSE_SECONDS = 1.0
+_MAX_HEAD_BYTES = 64 * 1024
+# Longer than the 60 s for which proxies keep idle connections: they, not we, end them.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whose refusal of what is not HTTP has the standard body too."""
+    """HTTP/1.1 whose request heads have a limit, and whose refusal of what is not HTTP has the
+    standard body too."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self.send_400_response("The request's headers are too large")
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         refusal = error_response(ApiError(ErrorCode.INVALID_REQUEST, msg), {"Connection": "close"})
@@ -103,6 +126,7 @@ def _config(settings: GatewaySettings, app: ASGIApp) -> uvicorn.Config:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         lifespan="off",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         ws_ping_interval=_PING_SECONDS,
         ws_ping_timeout=_PING_SECONDS,
         ws_max_size=_MAX_CLIENT_MESSAGE,

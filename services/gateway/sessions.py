@@ -30,9 +30,8 @@ router = APIRouter(prefix="/api", route_class=AuthorizedRoute, tags=["Sessions"]
     responses=answers(ErrorCode.RATE_LIMIT_EXCEEDED, ErrorCode.SERVICE_UNAVAILABLE),
 )
 @access(ACCESS_ISSUE_TOKEN)
-async def csrf_token(response: Response, granted: Granted) -> CsrfToken:
+async def csrf_token(granted: Granted) -> CsrfToken:
     """A token for the X-CSRF-Token header of POST, PUT and DELETE, and a session if needed."""
-    response.headers["Cache-Control"] = "no-store"
     return CsrfToken(csrf_token=granted.csrf_token)
 
 

@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from services.cli.servers import free_port, start_nats, start_redis
 from services.common import broker, subjects
+from services.common.errors import ApiError, ErrorCode
 from services.common.rpc import RpcServer, open_channel
 from services.gateway.server import Gateway, serving
 from services.gateway.settings import GatewaySettings
@@ -845,6 +846,25 @@ async def test_what_is_not_http_is_refused_in_the_standard_way(gateway: Gateway)
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "head", [b"X: " + b"x" * 200_000, b"".join(b"X-%d: y\r\n" % n for n in range(20_000))]
+)
+async def test_a_request_head_without_end_is_refused(gateway: Gateway, head: bytes) -> None:
+    reader, writer = await asyncio.open_connection(HOST, gateway.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + head)
+    answer = await read_answer(reader)
+    assert (answer.status, answer.json()["error_code"]) == (400, "INVALID_REQUEST")
+    writer.close()
+
+
+async def test_requests_follow_each_other_on_one_connection(client: Client) -> None:
+    reader, writer = await asyncio.open_connection(HOST, client.port)
+    for _ in range(40):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * 4000 + b"\r\n\r\n")
+        assert (await read_answer(reader)).body == b"ok\n"
+    writer.close()
+
+
 async def test_unknown_paths_and_methods_are_refused_in_the_standard_way(client: Client) -> None:
     refused(await client.http.get("/nowhere"), 404, "NOT_FOUND")
     response = await client.http.put("/api/upload")
@@ -1003,6 +1023,48 @@ async def test_every_request_asks_sessions_once_with_what_it_needs(system: Syste
             await http.get(path)
         assert counting.asked == []
         await http.aclose()
+    await server.stop(0)
+
+
+class Exhausted(sessions_pb2_grpc.SessionsServiceServicer):
+    """Sessions whose limit is used up."""
+
+    async def Authorize(self, request: Any, context: Any) -> Any:
+        raise ApiError(
+            ErrorCode.RATE_LIMIT_EXCEEDED,
+            "Rate limit exceeded. Try again in 45 minutes.",
+            {"limit": "10", "remaining": "0", "reset": "1699876800", "retry_after": "2700"},
+        )
+
+
+async def test_a_used_up_limit_says_when_to_come_back(system: System) -> None:
+    server = RpcServer(HOST, 0)
+    exhausted = Exhausted()  # type: ignore[abstract]
+    sessions_pb2_grpc.add_SessionsServiceServicer_to_server(exhausted, server.server)
+    port = await server.start(["unirig.v1.SessionsService"])
+    settings = system.settings.model_copy(update={"sessions_address": f"{HOST}:{port}"})
+    async with serving(settings) as gateway, httpx.AsyncClient() as http:
+        response = await http.post(
+            f"http://{HOST}:{gateway.port}/api/upload", files={"file": ("a.obj", OBJ)}
+        )
+        assert response.status_code == 429
+        body = response.json()
+        assert body.pop("timestamp")
+        assert body == {
+            "detail": "Rate limit exceeded. Try again in 45 minutes.",
+            "error_code": "RATE_LIMIT_EXCEEDED",
+            "retry_after": 2700,
+        }
+        shown = {
+            name: response.headers[name]
+            for name in (
+                "retry-after",
+                "x-ratelimit-limit",
+                "x-ratelimit-remaining",
+                "x-ratelimit-reset",
+            )
+        }
+        assert list(shown.values()) == ["2700", "10", "0", "1699876800"]
     await server.stop(0)
 
 
