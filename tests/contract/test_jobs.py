@@ -12,6 +12,10 @@ from unirig.v1 import jobs_pb2, messages_pb2
 
 from services.common import subjects
 from services.common.errors import ErrorCode
+from services.jobs.lifecycle import JobLifecycle
+from services.jobs.notices import Notices
+from services.jobs.outbox import Outbox
+from services.jobs.store import JobStore
 from tests.jobs_system import (
     JobsSystem,
     Listener,
@@ -270,6 +274,22 @@ async def test_results_that_come_after_the_cancellation_are_given_to_storage_to_
     event = messages_pb2.JobDeleted.FromString(await deleted.next())
     assert (event.session_id, event.job_id) == (session, job.job_id)
     assert (await system.get(job)).status == CANCELLED
+
+
+async def test_an_outcome_that_comes_again_is_told_again_but_applied_once(
+    system: JobsSystem, session: str
+) -> None:
+    """The replica that applied it may have died before its notice was out."""
+    job = await system.run(session)
+    async with Redis.from_url(system.redis.url) as redis:
+        store = JobStore(redis, 60_000)
+        outbox, notices = Outbox(store, system.connection), Notices(system.connection)
+        heard = await system.listen(subjects.notify(session))
+        await JobLifecycle(store, outbox, notices).outcome(
+            success(job.job_id, session, 1), redelivered=True
+        )
+    assert await heard.next_change() == job
+    assert await system.get(job) == job
 
 
 async def test_an_event_that_nobody_understands_holds_up_no_other(
