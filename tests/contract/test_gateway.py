@@ -350,19 +350,21 @@ async def test_a_client_that_asks_first_is_told_to_continue_only_if_it_may(clien
         writer.close()
 
 
+def _upload_head(client: Client, length: int) -> bytes:
+    return (
+        f"POST /api/upload HTTP/1.1\r\nHost: {HOST}\r\nCookie: session_id={client.cookie}\r\n"
+        f"X-CSRF-Token: {client.token}\r\nContent-Type: multipart/form-data; boundary=cut\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
 async def test_a_client_that_leaves_in_mid_upload_leaves_nothing(
     system: System, client: Client
 ) -> None:
     before = _bytes_below(system.storage_folder)
     _, writer = await asyncio.open_connection(HOST, client.port)
     head = form((FILE, OBJ))[: -len(b"\r\n--cut--\r\n")]
-    writer.write(
-        f"POST /api/upload HTTP/1.1\r\nHost: {HOST}\r\nCookie: session_id={client.cookie}\r\n"
-        f"X-CSRF-Token: {client.token}\r\nContent-Type: multipart/form-data; boundary=cut\r\n"
-        f"Content-Length: {50 * MIB}\r\n\r\n".encode()
-        + head
-        + b"#" * (4 * MIB)
-    )
+    writer.write(_upload_head(client, 50 * MIB) + head + b"#" * (4 * MIB))
     await writer.drain()
 
     async def some_bytes_stored() -> bool:
@@ -1066,6 +1068,30 @@ async def test_a_used_up_limit_says_when_to_come_back(system: System) -> None:
         }
         assert list(shown.values()) == ["2700", "10", "0", "1699876800"]
     await server.stop(0)
+
+
+async def test_a_gateway_that_stops_finishes_the_upload_it_has_begun(system: System) -> None:
+    body = form((FILE, OBJ + b"#" * MIB))
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(system.settings) as gateway:
+            client = await stack.enter_async_context(client_of(gateway.port))
+            reader, writer = await asyncio.open_connection(HOST, gateway.port)
+            writer.write(_upload_head(client, len(body)) + body[: MIB // 2])
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+            async def send_the_rest() -> Answer:
+                await asyncio.sleep(0.3)
+                writer.write(body[MIB // 2 :])
+                return await read_answer(reader)
+
+            rest = asyncio.create_task(send_the_rest())
+        answer = await rest
+        assert answer.status == 200, answer.body
+        assert (await system.usage(client.session_id)).uploads == 1
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(HOST, gateway.port)
+        writer.close()
 
 
 # --- The process
