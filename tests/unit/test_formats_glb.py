@@ -101,7 +101,7 @@ def test_a_rig_leaves_geometry_and_looks_as_they_were(tmp_path):
 def test_the_rest_pose_of_a_rigged_file_is_that_of_the_original(tmp_path):
     document, mesh, skeleton, _ = rigged(figure_document(), tmp_path)
     still = posed(document, "none", 0.0)
-    np.testing.assert_allclose(still["first"], mesh.vertices[:8], atol=1e-5)
+    np.testing.assert_allclose(still["first_mesh"], mesh.vertices[:8], atol=1e-5)
     np.testing.assert_allclose(still["second"], mesh.vertices[8:], atol=1e-5)
     back = read_glb(document, LIMIT)
     assert back.skeleton.names == skeleton.names
@@ -126,7 +126,7 @@ def test_the_mesh_follows_a_joint_that_turns(tmp_path):
     pivot = skeleton.heads[joint]
     expected = (1 - share) * mesh.vertices + share * ((mesh.vertices - pivot) @ turned.T + pivot)
     seen = posed(document, skeleton.names[joint], angle)
-    np.testing.assert_allclose(np.vstack([seen["first"], seen["second"]]), expected, atol=1e-5)
+    np.testing.assert_allclose(np.vstack([seen["first_mesh"], seen["second"]]), expected, atol=1e-5)
 
 
 def test_skinned_nodes_are_roots_and_what_hung_on_them_stays_in_place(tmp_path):
@@ -157,7 +157,9 @@ def test_a_new_rig_replaces_an_old_one_and_the_animations_that_drove_it(tmp_path
     document.json["nodes"][old_joint]["children"].append(len(document.json["nodes"]))
     document.json["nodes"].append({"name": "sword", "camera": 0, "translation": [1, 0, 0]})
     mesh_node = next(
-        i for i, n in enumerate(document.json["nodes"]) if n.get("name") == "first" and "skin" in n
+        i
+        for i, n in enumerate(document.json["nodes"])
+        if n.get("name") == "first_mesh" and "skin" in n
     )
     times = add_accessor(document, np.array([0, 1], np.float32), bounds=True)
     turn = add_accessor(document, np.array([[0, 0, 0, 1]] * 2, np.float32))
@@ -191,7 +193,7 @@ def test_a_new_rig_replaces_an_old_one_and_the_animations_that_drove_it(tmp_path
     targets = [
         (nodes[c["target"]["node"]]["name"], c["target"]["path"]) for c in animation["channels"]
     ]
-    assert targets == [("first", "weights"), ("eye", "rotation")]
+    assert targets == [("first_mesh", "weights"), ("eye", "rotation")]
     tree = node_tree(document)
     np.testing.assert_allclose(tree.worlds[names.index("sword")], sword, atol=1e-6)
     assert read_glb(document, LIMIT).skeleton.names == skeleton.names

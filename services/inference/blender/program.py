@@ -316,9 +316,37 @@ def name_images() -> None:
         image.filepath_raw = f"//{name}_{number}.{ending}"
 
 
+def link_base_colours() -> None:
+    """Leads each material's picture straight to its base colour.
+
+    The FBX exporter overlooks one behind other nodes, such as a factor or vertex colours.
+    """
+    for material in bpy.data.materials:
+        nodes = material.node_tree.nodes if material.node_tree else []
+        for shader in [node for node in nodes if node.type == "BSDF_PRINCIPLED"]:
+            picture = _picture_before(shader.inputs["Base Color"])
+            if picture is not None:
+                material.node_tree.links.new(picture.outputs["Color"], shader.inputs["Base Color"])
+
+
+def _picture_before(socket: Any) -> Any:
+    """The first image node upstream of a socket, None where there is none."""
+    seen: set[Any] = set()
+    waiting = [link.from_node for link in socket.links]
+    while waiting:
+        node = waiting.pop(0)
+        if node.type == "TEX_IMAGE":
+            return node
+        if node not in seen:
+            seen.add(node)
+            waiting += [link.from_node for entry in node.inputs for link in entry.links]
+    return None
+
+
 def export_fbx(out: Path) -> None:
     report_progress(0.6, "Writing fbx")
     name_images()
+    link_base_colours()
     bpy.ops.export_scene.fbx(
         filepath=str(out),
         add_leaf_bones=False,

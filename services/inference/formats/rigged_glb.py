@@ -263,7 +263,7 @@ def _move_to_root(document: Document, tree: NodeTree, index: int, old_joints: se
     if index in old_joints or node.get("children") or "camera" in node or "extensions" in node:
         nodes.append({key: node.pop(key) for key in ("mesh", "weights") if key in node})
         if "name" in node:
-            nodes[-1]["name"] = node["name"]
+            nodes[-1]["name"] = f"{node['name']}_mesh"
         roots.append(len(nodes) - 1)
         return len(nodes) - 1
     for key in ("matrix", "translation", "rotation", "scale"):
