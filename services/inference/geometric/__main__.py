@@ -18,6 +18,7 @@ from services.inference.geometric.engine import (
     predict_skeleton,
     predict_weights,
 )
+from services.inference.geometric.surface import UnfitInputError
 from services.inference.geometry import load_mesh, load_skeleton, save_skeleton, save_weights
 
 _BAD_INPUT = 3
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
             return 2
     try:
         step()
-    except ValueError as error:
+    except UnfitInputError as error:
         _print_line(error=str(error), error_code="INVALID_MESH")
         return _BAD_INPUT
     return 0

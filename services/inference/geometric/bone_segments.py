@@ -10,6 +10,8 @@ from services.inference.geometric.surface import BodyFrame, Indices, Points
 from services.inference.geometry import Skeleton
 
 _SAME_PLACE = 1e-4
+# Joints farther away than this are as good as there; body units.
+_FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ def bone_segments(skeleton: Skeleton, frame: BodyFrame, solid: Solid) -> BoneSeg
     Joints with nothing inside, such as a root on the floor between the feet, own no piece;
     where nothing at all is inside, every joint keeps all it has.
     """
-    heads, tails = frame.to_body(skeleton.heads), frame.to_body(skeleton.tails)
+    heads = np.clip(frame.to_body(skeleton.heads), -_FAR, _FAR)
+    tails = np.clip(frame.to_body(skeleton.tails), -_FAR, _FAR)
     whole = [(joint, heads[joint], tails[joint]) for joint in range(len(heads))]
     for joint, parent in enumerate(skeleton.parents):
         if parent >= 0 and np.linalg.norm(heads[joint] - tails[parent]) > _SAME_PLACE:

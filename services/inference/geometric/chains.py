@@ -41,8 +41,6 @@ def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
         _add_branch(draft, tree, path, name, joint_at)
     if plan.plan is Plan.QUADRUPED:
         _name_neck_and_head(draft, tree, plan, paths[0], joint_at)
-    if not draft.names:
-        raise ValueError("The model has no shape that a skeleton could follow.")
     return draft
 
 

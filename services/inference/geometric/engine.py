@@ -18,6 +18,7 @@ from services.inference.geometric.surface import (
     BodyFrame,
     Indices,
     Points,
+    UnfitInputError,
     centred_frame,
     check_mesh,
     decimate,
@@ -36,6 +37,7 @@ Progress = Callable[[float, str], None]
 _CONVEX = 0.8
 _MOST_TIPS = 18
 _WELD = 1e-5
+_SHAPE_FACES = 60_000
 _SKIN_FACES = 40_000
 MAX_INFLUENCES = 4
 
@@ -44,25 +46,31 @@ def predict_skeleton(mesh: Mesh, progress: Progress) -> Skeleton:
     """A joint tree for a mesh: a humanoid with standard names, or named chains.
 
     progress is called with the share done, 0..1, and what is being done.
-    Raises ValueError, in words a user understands, for a mesh that cannot be rigged.
+    Raises UnfitInputError, in words a user understands, for a mesh that cannot be rigged.
     """
     progress(0.02, "Checking the mesh")
     check_mesh(mesh)
     frame = centred_frame(mesh)
     progress(0.06, "Welding the surface")
-    vertices, faces = _welded(mesh, frame)
-    progress(0.15, "Looking for symmetry")
+    vertices, faces, _ = _welded(mesh, frame)
+    progress(0.12, "Reducing the surface")
+    vertices, faces = decimate(vertices, faces, _SHAPE_FACES)
+    progress(0.2, "Looking for symmetry")
     frame, overlap, vertices = _mirrored(frame, vertices, faces)
-    symmetric = overlap >= SYMMETRIC
     progress(0.35, "Filling the solid")
     solid = bounded_voxels(vertices, faces)
-    progress(0.55, "Tracing the medial curves")
+    progress(0.5, "Looking for limbs")
     if convexity(solid) > _CONVEX:
         draft = prop_skeleton(solid)
     else:
-        tree = _curves(solid, symmetric)
+        tree = None
+        if overlap >= SYMMETRIC:
+            tree = _mirrored_curves(solid, _tracing(progress, 0.55))
+        symmetric = tree is not None
+        if tree is None:
+            tree = curve_skeleton(solid, False, _tracing(progress, 0.7))
         progress(0.85, "Placing the joints")
-        draft = _joints(tree, solid, symmetric)
+        draft = _joints(_tidied(tree), solid, symmetric)
     progress(1.0, "Skeleton ready")
     return draft.skeleton(frame)
 
@@ -71,18 +79,19 @@ def predict_weights(mesh: Mesh, skeleton: Skeleton, progress: Progress) -> SkinW
     """At most four influences for every vertex of a mesh, for any skeleton.
 
     progress is called with the share done, 0..1, and what is being done.
-    Raises ValueError, in words a user understands, for a mesh or skeleton that has no rig.
+    Raises UnfitInputError, in words a user understands, for a mesh that cannot be rigged and for
+    joints that are not one tree.
     """
     progress(0.02, "Checking the mesh and the skeleton")
     check_mesh(mesh)
-    check_tree(skeleton)
+    _check_tree(skeleton)
     frame = centred_frame(mesh)
     progress(0.06, "Welding the surface")
-    vertices, faces = _welded(mesh, frame)
-    progress(0.12, "Filling the solid")
-    solid = bounded_voxels(vertices, faces)
-    progress(0.18, "Reducing the surface")
+    vertices, faces, welded = _welded(mesh, frame)
+    progress(0.12, "Reducing the surface")
     small_vertices, small_faces = decimate(vertices, faces, _SKIN_FACES)
+    progress(0.18, "Filling the solid")
+    solid = bounded_voxels(small_vertices, small_faces)
     bones = bone_segments(skeleton, frame, solid)
     surface = skin_surface(
         small_vertices,
@@ -91,25 +100,30 @@ def predict_weights(mesh: Mesh, skeleton: Skeleton, progress: Progress) -> SkinW
         bones,
         lambda share, message: progress(0.2 + 0.6 * share, message),
     )
-    points = frame.to_body(mesh.vertices)
-    joints = np.empty((len(points), MAX_INFLUENCES), dtype=np.int32)
-    weights = np.empty((len(points), MAX_INFLUENCES), dtype=np.float32)
-    done = 0
-    for dense in weights_at(points, surface):
-        progress(0.8 + 0.19 * done / len(points), "Giving weights to every vertex")
-        chunk = strongest_influences(dense, MAX_INFLUENCES)
-        joints[done : done + len(dense)] = chunk.joints
-        weights[done : done + len(dense)] = chunk.weights
-        done += len(dense)
+    chunks = []
+    for share, dense in weights_at(vertices, surface):
+        progress(0.8 + 0.19 * share, "Giving weights to every vertex")
+        chunks.append(strongest_influences(dense, MAX_INFLUENCES))
+    joints = np.concatenate([chunk.joints for chunk in chunks])
+    weights = np.concatenate([chunk.weights for chunk in chunks])
     progress(1.0, "Skin weights ready")
-    return SkinWeights(joints=joints, weights=weights)
+    return SkinWeights(joints=joints[welded], weights=weights[welded])
 
 
-def _welded(mesh: Mesh, frame: BodyFrame) -> tuple[Points, Indices]:
-    vertices, faces, _ = weld(frame.to_body(mesh.vertices), mesh.faces.astype(np.int64), _WELD)
+def _check_tree(skeleton: Skeleton) -> None:
+    try:
+        check_tree(skeleton)
+    except ValueError as error:
+        raise UnfitInputError(str(error)) from error
+
+
+def _welded(mesh: Mesh, frame: BodyFrame) -> tuple[Points, Indices, Indices]:
+    # Only vertices without faces lie outside the frame's cube; the grid must not grow for them.
+    vertices = np.clip(frame.to_body(mesh.vertices), -1.0, 1.0)
+    vertices, faces, welded = weld(vertices, mesh.faces.astype(np.int64), _WELD)
     if not len(faces):
-        raise ValueError("All faces of the model are degenerate.")
-    return vertices, faces
+        raise UnfitInputError("All faces of the model are degenerate.")
+    return vertices, faces, welded
 
 
 def _mirrored(
@@ -120,11 +134,17 @@ def _mirrored(
     return turned, overlap, (vertices - shift) @ turned.turn.T
 
 
-def _curves(solid: Solid, symmetric: bool) -> CurveTree:
-    if symmetric:
-        tree = unfold(curve_skeleton(fold(solid), folded=True), solid)
-    else:
-        tree = curve_skeleton(solid, folded=False)
+def _tracing(progress: Progress, start: float) -> Callable[[float], None]:
+    return lambda share: progress(start + 0.15 * share, "Tracing the medial curves")
+
+
+def _mirrored_curves(solid: Solid, progress: Callable[[float], None]) -> CurveTree | None:
+    """The same curves on both sides, or None for two bodies that do not meet in the middle."""
+    half = curve_skeleton(fold(solid), True, progress)
+    return unfold(half, solid) if half.points[0, 0] == 0.0 else None
+
+
+def _tidied(tree: CurveTree) -> CurveTree:
     shortest = 0.08
     pruned = prune(tree, 1.75, shortest)
     while len(pruned.tips) > _MOST_TIPS:

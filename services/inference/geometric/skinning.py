@@ -70,8 +70,11 @@ def _rigid_crumbs(vertices: Points, piece: Indices, weights: Points) -> Points:
     return result
 
 
-def weights_at(points: Points, surface: SkinnedSurface) -> Iterator[Points]:
-    """Chunks of dense weights for points (n, 3), each from where the surface is nearest."""
+def weights_at(points: Points, surface: SkinnedSurface) -> Iterator[tuple[float, Points]]:
+    """Dense weights for points (n, 3), from where the surface is nearest, chunk by chunk.
+
+    Yields the share of the points that are done before, 0..1, and the chunk's weights.
+    """
     for start in range(0, len(points), _CHUNK):
         chunk = points[start : start + _CHUNK]
         _, face, closest = igl.point_mesh_squared_distance(chunk, surface.vertices, surface.faces)
@@ -80,4 +83,5 @@ def weights_at(points: Points, surface: SkinnedSurface) -> Iterator[Points]:
         shares = igl.barycentric_coordinates(closest, a, b, c)
         shares = np.where(np.isfinite(shares), np.clip(shares, 0.0, 1.0), 1.0 / 3.0)
         shares /= shares.sum(axis=1, keepdims=True)
-        yield np.einsum("nk,nkj->nj", shares, surface.weights[corners])
+        dense = sum(shares[:, k, None] * surface.weights[corners[:, k]] for k in range(3))
+        yield start / len(points), dense

@@ -8,14 +8,13 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from services.inference.geometric.surface import Indices, Points, decimate, surface_samples
+from services.inference.geometric.surface import Indices, Points, surface_samples
 
 Bits = npt.NDArray[np.bool_]
 
 _RESOLUTION = 72
 _MOST_CELLS = 60_000
 _PADDING = 3
-_WINDING_FACES = 60_000
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -105,8 +104,7 @@ def _wound(vertices: Points, faces: Indices, origin: Points, cell: float, known:
     """The cells, beyond those known to be inside, that the surface winds around."""
     wound = np.zeros_like(known)
     open_cells = np.argwhere(~known)
-    points, triangles = decimate(vertices, faces, _WINDING_FACES)
-    number = igl.fast_winding_number(points, triangles, origin + open_cells * cell)
+    number = igl.fast_winding_number(vertices, faces, origin + open_cells * cell)
     i, j, k = open_cells[np.abs(number) > 0.5].T
     wound[i, j, k] = True
     return wound

@@ -12,6 +12,9 @@ from services.inference.geometry import Float, Mesh
 Points = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+# Longest sides that can be worked with in single precision, metres.
+_SMALLEST = 1e-9
+_LARGEST = 1e12
 _SAMPLES_PER_CHUNK = 500_000
 
 
@@ -43,22 +46,28 @@ class BodyFrame:
         return (points / self.scale @ self.turn + self.centre).astype(np.float32)
 
 
+class UnfitInputError(ValueError):
+    """What came in can't be rigged; the text tells a user why."""
+
+
 def check_mesh(mesh: Mesh) -> None:
-    """Raise ValueError, in words a user understands, if no rig can be made for the mesh."""
+    """Raise UnfitInputError if no rig can be made for the mesh."""
     if len(mesh.faces) == 0:
-        raise ValueError("The model has no faces.")
+        raise UnfitInputError("The model has no faces.")
     if not np.isfinite(mesh.vertices).all():
-        raise ValueError("The model has vertices that are not finite numbers.")
+        raise UnfitInputError("The model has vertices that are not finite numbers.")
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
-        raise ValueError("The model has faces that refer to vertices it does not have.")
+        raise UnfitInputError("The model has faces that refer to vertices it does not have.")
     used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
     extent = float(np.ptp(used, axis=0).max())
     if extent <= 0.0:
-        raise ValueError("The model has no size: all its vertices are in one place.")
-    if extent < 1e-6 * float(np.abs(used).max()) or not np.isfinite(np.float32(extent)):
-        raise ValueError("The model is too far from its origin, or too large, to be measured.")
-    if len(np.unique(np.round((used - used.min(axis=0)) / extent * 1e6), axis=0)) < 4:
-        raise ValueError("The model has fewer than four distinct vertices.")
+        raise UnfitInputError("The model has no size: all its vertices are in one place.")
+    if extent < 1e-6 * float(np.abs(used).max()):
+        raise UnfitInputError("The model is too far from its origin to be measured.")
+    if not _SMALLEST < extent < _LARGEST:
+        raise UnfitInputError("The model is too small or too large to be measured.")
+    if len(np.unique(_cell_numbers(used / extent, 1e-6))) < 4:
+        raise UnfitInputError("The model has fewer than four distinct vertices.")
 
 
 def centred_frame(mesh: Mesh) -> BodyFrame:
@@ -71,15 +80,25 @@ def centred_frame(mesh: Mesh) -> BodyFrame:
 def weld(vertices: Points, faces: Indices, tolerance: float) -> tuple[Points, Indices, Indices]:
     """Unite vertices that fall into one cell of a grid of the given tolerance.
 
+    The grid may have at most 2^21 cells along a side.
     Returns the distinct vertices (M, 3), the faces that keep three distinct corners (G, 3), and
     for each input vertex its welded index (N,).
     """
-    cells = np.round(vertices / tolerance).astype(np.int64)
-    _, first, welded = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    welded = welded.reshape(-1)
+    numbers = _cell_numbers(vertices, tolerance)
+    _, first, welded = np.unique(numbers, return_index=True, return_inverse=True)
     corners = welded[faces]
     a, b, c = corners.T
     return vertices[first], corners[(a != b) & (b != c) & (c != a)], welded
+
+
+def _cell_numbers(points: Points, tolerance: float) -> Indices:
+    """One number for each point (n,): that of its cell in a grid of the given tolerance."""
+    low = points.min(axis=0)
+    numbers = np.zeros(len(points), dtype=np.int64)
+    for axis in range(3):
+        numbers <<= 21
+        numbers |= np.round((points[:, axis] - low[axis]) / tolerance).astype(np.int64)
+    return numbers
 
 
 def decimate(vertices: Points, faces: Indices, max_faces: int) -> tuple[Points, Indices]:

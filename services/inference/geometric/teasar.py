@@ -1,5 +1,7 @@
 """Curve skeletons of solid voxels by TEASAR (Sato et al. 2000), on one half of a mirrored body."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
@@ -30,7 +32,7 @@ def fold(solid: Solid) -> Solid:
     return Solid(solid.filled | solid.filled[::-1], solid.origin, solid.cell)
 
 
-def curve_skeleton(solid: Solid, folded: bool) -> CurveTree:
+def curve_skeleton(solid: Solid, folded: bool, progress: Callable[[float], None]) -> CurveTree:
     """The medial curves of a solid, rooted near its centre of mass.
 
     If folded, the solid must be its own mirror image: only the half x >= 0 gets curves, and
@@ -49,7 +51,7 @@ def curve_skeleton(solid: Solid, folded: bool) -> CurveTree:
     lengths = voxel_graph(filled, solid.cell)
     crowd = ndimage.uniform_filter(solid.filled.astype(np.float32), _CROWD)[tuple(cells.T)]
     root = _root(solid, points, radii, folded)
-    tree = _trace(points, radii, lengths, radii * (_SHEET + crowd), root)
+    tree = _trace(points, radii, lengths, radii * (_SHEET + crowd), root, progress)
     return _on_mirror_plane(tree, solid.cell) if folded else tree
 
 
@@ -73,7 +75,12 @@ def _root(solid: Solid, points: Points, radii: Points, folded: bool) -> int:
 
 
 def _trace(
-    points: Points, radii: Points, lengths: sparse.csr_array, depths: Points, root: int
+    points: Points,
+    radii: Points,
+    lengths: sparse.csr_array,
+    depths: Points,
+    root: int,
+    progress: Callable[[float], None],
 ) -> CurveTree:
     """Paths to ever nearer tips; steps are cheap where depths (n,) are large."""
     start, end = lengths.nonzero()
@@ -92,6 +99,7 @@ def _trace(
     for _ in range(_MAX_PATHS):
         if not open_voxels.any():
             break
+        progress(1.0 - float(open_voxels.mean()))
         tip = int(np.where(open_voxels, from_root, -1.0).argmax())
         path = [tip]
         while int(towards_root[path[-1]]) not in order:
