@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -30,23 +29,17 @@ from services.storage.back_end import (
     byte_range,
     file_not_found,
     session_ended,
-    storage_full,
     storage_unavailable,
 )
 from services.storage.disk_space import DiskSpace
 from services.storage.names import numbered_names
 from services.storage.records import Record, decode_record, encode_record
+from services.storage.threads import finish_in_thread
 
 log = structlog.get_logger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 TRAILER_BYTES = 4096
 _AREAS = ("uploads", "results")
-# EFBIG: the process's own file size limit.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 
 
 class FilesystemBackEnd:
@@ -63,7 +56,7 @@ class FilesystemBackEnd:
         _sync_folder(folder)
 
     async def check(self) -> None:
-        if not await _finish_in_thread(os.access, self._incoming, os.R_OK | os.W_OK | os.X_OK):
+        if not await finish_in_thread(os.access, self._incoming, os.R_OK | os.W_OK | os.X_OK):
             raise storage_unavailable()
 
     @asynccontextmanager
@@ -72,13 +65,13 @@ class FilesystemBackEnd:
             raise session_ended()
         draft = _FileDraft(self, self._incoming / secrets.token_hex(16))
         try:
-            await _finish_in_thread(draft.open)
+            await finish_in_thread(draft.open)
             yield draft
         finally:
-            await _finish_in_thread(draft.discard)
+            await finish_in_thread(draft.discard)
 
     async def find(self, path: StoredPath) -> Record:
-        return await _finish_in_thread(self._find, path)
+        return await finish_in_thread(self._find, path)
 
     @asynccontextmanager
     async def read(
@@ -86,27 +79,27 @@ class FilesystemBackEnd:
     ) -> AsyncIterator[tuple[Record, AsyncIterator[bytes]]]:
         reader = _Reader(self._place_of(path))
         try:
-            record = await _finish_in_thread(reader.open)
+            record = await finish_in_thread(reader.open)
             yield record, reader.pieces(*byte_range(record.size, offset, length))
         finally:
-            await _finish_in_thread(reader.close)
+            await finish_in_thread(reader.close)
 
     async def usage(self, session_id: str) -> Usage:
-        return await _finish_in_thread(self._usage, session_id)
+        return await finish_in_thread(self._usage, session_id)
 
     async def delete_job(self, session_id: str, job_id: str) -> Freed:
-        return await _finish_in_thread(self._delete_job, session_id, job_id)
+        return await finish_in_thread(self._delete_job, session_id, job_id)
 
     async def delete_session(self, session_id: str) -> Freed:
-        return await _finish_in_thread(self._delete_session, session_id)
+        return await finish_in_thread(self._delete_session, session_id)
 
     async def space(self) -> DiskSpace:
-        volume = await _finish_in_thread(os.statvfs, self._incoming)
+        volume = await finish_in_thread(os.statvfs, self._incoming)
         total, free = volume.f_blocks * volume.f_frsize, volume.f_bavail * volume.f_frsize
         return DiskSpace(total=total, used=total - free, free=free)
 
     async def sweep(self) -> None:
-        await _finish_in_thread(self._sweep)
+        await finish_in_thread(self._sweep)
 
     def publish(self, draft: "_FileDraft", wanted: StoredPath, record: Record) -> StoredPath:
         """Gives a draft that is safely on disk its name."""
@@ -205,12 +198,12 @@ class _FileDraft:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     async def write(self, chunk: bytes) -> None:
-        await _finish_in_thread(_write_all, self._descriptor, chunk)
+        await finish_in_thread(_write_all, self._descriptor, chunk)
 
     async def publish(self, wanted: StoredPath, record: Record) -> StoredPath:
         # Two steps: the first is the slow one, and a call that is cancelled in it ends there.
-        await _finish_in_thread(self._complete, record)
-        return await _finish_in_thread(self._back_end.publish, self, wanted, record)
+        await finish_in_thread(self._complete, record)
+        return await finish_in_thread(self._back_end.publish, self, wanted, record)
 
     def discard(self) -> None:
         """Takes the draft's own name away; a published file has another."""
@@ -237,7 +230,7 @@ class _Reader:
     async def pieces(self, position: int, end: int) -> AsyncIterator[bytes]:
         while position < end:
             wanted = min(READ_BYTES, end - position)
-            piece = await _finish_in_thread(os.pread, self._descriptor, wanted, position)
+            piece = await finish_in_thread(os.pread, self._descriptor, wanted, position)
             if not piece:
                 raise OSError(errno.EIO, "the file is shorter than its record says")
             position += len(piece)
@@ -246,27 +239,6 @@ class _Reader:
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
-
-
-async def _finish_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs blocking work in a thread and never leaves it running: a cancelled caller waits for its
-    end, so that no descriptor is closed under it. OSErrors come back as what they mean."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        work.exception()
-        raise
-    except OSError as error:
-        if error.errno in _FULL:
-            raise storage_full() from error
-        if error.errno in _BROKEN:
-            log.exception("the volume fails")
-            raise storage_unavailable() from error
-        raise
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
 from weakref import WeakValueDictionary
 
 import aiohttp
@@ -42,6 +43,7 @@ from services.storage.disk_space import DiskSpace
 from services.storage.names import numbered_names
 from services.storage.records import Record
 from services.storage.settings import GIB, StorageSettings
+from services.storage.threads import finish_in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -335,7 +337,10 @@ class _S3Draft:
         self._client = client
         self._key = key
         self._object = {"Bucket": bucket, "Key": key}
-        self._buffer = bytearray()
+        # The part that is being filled: on disk, so that memory stays flat however many clients
+        # send however slowly.
+        self._part: IO[bytes] | None = None
+        self._part_size = 0
         self._upload_id = ""
         self._parts: list[dict[str, Any]] = []
         # Whether the object may exist; a put that was cut short may still have succeeded.
@@ -345,10 +350,10 @@ class _S3Draft:
     async def write(self, chunk: bytes) -> None:
         rest = memoryview(chunk)
         while rest:
-            room = PART_BYTES - len(self._buffer)
-            self._buffer += rest[:room]
-            rest = rest[room:]
-            if len(self._buffer) == PART_BYTES:
+            piece = rest[: PART_BYTES - self._part_size]
+            await finish_in_thread(self._fill, piece)
+            rest = rest[len(piece) :]
+            if self._part_size == PART_BYTES:
                 with _explained():
                     await self._send_part()
 
@@ -358,13 +363,15 @@ class _S3Draft:
                 await self._complete()
             else:
                 self._is_stored = True
-                await self._client.put_object(**self._object, Body=self._buffer)
+                await self._client.put_object(**self._object, Body=self._rewound())
             path = await self._back_end.enter(wanted, _Entry(record, self._key))
         self._is_published = True
         return path
 
     async def discard(self) -> None:
         """Removes what was sent, unless it was published."""
+        if self._part is not None:
+            await finish_in_thread(self._part.close)
         if self._is_published:
             return
         try:
@@ -378,19 +385,36 @@ class _S3Draft:
         except ApiError:
             log.warning("an unfinished file stays until its session ends", key=self._key)
 
+    def _fill(self, piece: memoryview) -> None:
+        if self._part is None:
+            self._part = TemporaryFile(buffering=0)  # noqa: SIM115 - discard closes it
+        if self._part_size == 0:
+            self._part.seek(0)
+            self._part.truncate()
+        while piece:
+            written = self._part.write(piece)
+            self._part_size += written
+            piece = piece[written:]
+
     async def _send_part(self) -> None:
         if not self._upload_id:
             answer = await self._client.create_multipart_upload(**self._object)
             self._upload_id = answer["UploadId"]
         number = len(self._parts) + 1
         answer = await self._client.upload_part(
-            **self._object, UploadId=self._upload_id, PartNumber=number, Body=self._buffer
+            **self._object, UploadId=self._upload_id, PartNumber=number, Body=self._rewound()
         )
         self._parts.append({"ETag": answer["ETag"], "PartNumber": number})
-        self._buffer = bytearray()
+        self._part_size = 0
+
+    def _rewound(self) -> IO[bytes] | bytes:
+        if self._part is None:
+            return b""
+        self._part.seek(0)
+        return self._part
 
     async def _complete(self) -> None:
-        if self._buffer:
+        if self._part_size:
             await self._send_part()
         self._is_stored = True
         await self._client.complete_multipart_upload(

@@ -1,0 +1,41 @@
+"""Blocking file work off the event loop."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from services.storage.back_end import storage_full, storage_unavailable
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# EFBIG: the process's own file size limit.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
+
+
+async def finish_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs blocking work in a thread and never leaves it running: a cancelled caller waits for its
+    end, so that no descriptor is closed under it. OSErrors come back as what they mean."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        work.exception()
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise storage_full() from error
+        if error.errno in _BROKEN:
+            log.exception("the volume fails")
+            raise storage_unavailable() from error
+        raise
