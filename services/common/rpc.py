@@ -90,17 +90,13 @@ class _Outermost(grpc.aio.ServerInterceptor):
         metadata = dict(handler_call_details.invocation_metadata or ())
         request_id = str(metadata.get(REQUEST_ID, ""))
 
-        async def refuse(context: Any, error: Exception) -> str:
-            if not isinstance(error, ApiError):
-                log.exception("rpc failed", method=method)
-                error = ApiError(ErrorCode.INTERNAL_ERROR, "Internal server error")
-            RPC_ERRORS.labels(error.code).inc()
-            status, trailing = rpc_status_of(error)
-            try:
-                await context.abort(status, error.detail, trailing)
-            except grpc.aio.AbortError:
-                return status.name
-            return status.name
+        def explained(error: Exception) -> ApiError:
+            if isinstance(error, ApiError):
+                RPC_ERRORS.labels(error.code).inc()
+                return error
+            log.exception("rpc failed", method=method)
+            RPC_ERRORS.labels(ErrorCode.INTERNAL_ERROR).inc()
+            return ApiError(ErrorCode.INTERNAL_ERROR, "Internal server error")
 
         def begin() -> float:
             structlog.contextvars.clear_contextvars()
@@ -115,8 +111,10 @@ class _Outermost(grpc.aio.ServerInterceptor):
                 code = "ABORTED"
                 raise
             except Exception as error:
-                code = await refuse(context, error)
-                raise grpc.aio.AbortError from error
+                refusal = explained(error)
+                status, trailing = rpc_status_of(refusal)
+                code = status.name
+                await context.abort(status, refusal.detail, trailing)
             finally:
                 RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
 
@@ -129,8 +127,10 @@ class _Outermost(grpc.aio.ServerInterceptor):
                 code = "ABORTED"
                 raise
             except Exception as error:
-                code = await refuse(context, error)
-                raise grpc.aio.AbortError from error
+                refusal = explained(error)
+                status, trailing = rpc_status_of(refusal)
+                code = status.name
+                await context.abort(status, refusal.detail, trailing)
             finally:
                 RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
 
