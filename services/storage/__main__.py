@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from unirig.v1 import storage_pb2_grpc
 
 from services.common.logs import configure_logs
@@ -16,7 +17,9 @@ from services.storage.filesystem import FilesystemBackEnd
 from services.storage.s3 import open_s3
 from services.storage.service import StorageService
 from services.storage.settings import StorageSettings
-from services.storage.upkeep import Watch, sweep_regularly
+from services.storage.upkeep import sweep_regularly, watch_regularly
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -33,29 +36,33 @@ async def main() -> None:
     configure_logs("storage", settings.log_level)
     stopped = stop_event()
     async with open_back_end(settings) as back_end, asyncio.TaskGroup() as background:
-        watch = Watch(back_end)
         server = RpcServer(settings.bind_host, settings.grpc_port)
         storage_pb2_grpc.add_StorageServiceServicer_to_server(
             StorageService(back_end, settings), server.server
         )
-        serve_metrics(
-            settings.bind_host, settings.metrics_port, lambda: server.ready and watch.is_usable
-        )
-        tasks = [
-            background.create_task(watch.run()),
-            background.create_task(sweep_regularly(back_end)),
-            background.create_task(
-                apply_events(settings.nats_url, settings.nats_replicas, back_end)
-            ),
-        ]
         await server.start(["unirig.v1.StorageService"])
+        # Not before the back end has answered.
+        await server.set_ready(False)
+        serve_metrics(settings.bind_host, settings.metrics_port, lambda: server.ready)
+        watching = background.create_task(watch_regularly(back_end, server))
+        sweeping = background.create_task(sweep_regularly(back_end))
+        applying = background.create_task(
+            apply_events(settings.nats_url, settings.nats_replicas, back_end)
+        )
         await stopped.wait()
+        log.info("stopping")
+        # First, as it would call the service ready again.
+        await _end(watching)
         await server.stop(settings.shutdown_grace_seconds)
-        for task in tasks:
-            while not task.done():
-                # Python 3.11's wait_for, which nats-py uses, may swallow a cancellation.
-                task.cancel()
-                await asyncio.wait([task], timeout=1)
+        await _end(sweeping)
+        await _end(applying)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    while not task.done():
+        # Again and again: Python 3.11's wait_for, which nats-py uses, may swallow a cancellation.
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
 
 
 if __name__ == "__main__":

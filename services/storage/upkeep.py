@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from services.common.errors import ApiError
+from services.common.rpc import RpcServer
 from services.storage.back_end import BackEnd
 from services.storage.metrics import DISK_FREE, DISK_TOTAL, DISK_USED
 
@@ -14,28 +15,28 @@ _WATCH_SECONDS = 5
 _SWEEP_SECONDS = 3600
 
 
-class Watch:
-    """Asks the back end again and again; is_usable tells how the last time went."""
+async def watch_regularly(back_end: BackEnd, server: RpcServer) -> None:
+    """Keeps the service's readiness equal to the back end's, until cancelled."""
+    while True:
+        await _watch(back_end, server)
+        await asyncio.sleep(_WATCH_SECONDS)
 
-    def __init__(self, back_end: BackEnd) -> None:
-        self._back_end = back_end
-        self.is_usable = False
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            try:
-                await self._back_end.check()
-                space = await self._back_end.space()
-            except (ApiError, OSError) as error:
-                self.is_usable = False
-                log.warning("the back end cannot be used", error=str(error))
-            else:
-                self.is_usable = True
-                DISK_TOTAL.set(space.total)
-                DISK_USED.set(space.used)
-                DISK_FREE.set(space.free)
-            await asyncio.sleep(_WATCH_SECONDS)
+async def _watch(back_end: BackEnd, server: RpcServer) -> None:
+    try:
+        await back_end.check()
+        space = await back_end.space()
+    except (ApiError, OSError) as error:
+        log.warning("the back end cannot be used", error=str(error))
+        is_usable = False
+    else:
+        DISK_TOTAL.set(space.total)
+        DISK_USED.set(space.used)
+        DISK_FREE.set(space.free)
+        is_usable = True
+    if is_usable != server.ready:
+        log.info("readiness changed", ready=is_usable)
+        await server.set_ready(is_usable)
 
 
 async def sweep_regularly(back_end: BackEnd) -> None:

@@ -455,8 +455,11 @@ async def test_on_a_critical_disk_uploads_are_refused_and_all_else_goes_on(
     async with channel_to(server) as channel:
         tight = Client(channel, client.session_id)
         assert (await tight.space()).status == storage_pb2.DISK_STATUS_CRITICAL
-        status, code, _ = await refusal(tight.put("model.obj", b"x"))
-        assert (status, code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorCode.STORAGE_FULL)
+        # Of small and of large ones: no client that is still sending misses the answer.
+        puts = [tight.put("model.obj", bytes(size * MIB + 1)) for size in (0, 3, 10, 10, 10)]
+        for put in puts:
+            status, code, _ = await refusal(put)
+            assert (status, code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorCode.STORAGE_FULL)
         assert await tight.get(file.path) == (file, b"from before")
         await tight.put("model_skeleton.obj", b"a running job ends", job_id="job-1")
         assert await tight.delete_session() == (2, 29)
