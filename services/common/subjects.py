@@ -2,6 +2,7 @@
 
 JOBS (work queue)     jobs.run.<type>         RunJob         jobs -> inference workers
 DEAD_LETTERS          dead.<job>              RunJob         jobs, after the last delivery failed
+JOBS_EXHAUSTED        (EXHAUSTED)             NATS's own     NATS, at the last failed delivery
 EVENTS                events.job.outcome      JobOutcome     worker -> jobs
                       events.job.deleted      JobDeleted     jobs -> storage
                       events.session.ended    SessionEnded   sessions -> jobs, storage
@@ -25,11 +26,20 @@ MAX_DELIVERIES = 3
 DEAD_LETTERS_STREAM = "DEAD_LETTERS"
 DEAD_LETTERS_ALL = "dead.>"
 
+# NATS only broadcasts that a message has used up its deliveries; this stream keeps it.
+EXHAUSTED_STREAM = "JOBS_EXHAUSTED"
+EXHAUSTED = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS_STREAM}.{JOBS_CONSUMER}"
+EXHAUSTED_CONSUMER = "jobs-exhausted"
+
 EVENTS_STREAM = "EVENTS"
 EVENTS_ALL = "events.>"
 JOB_OUTCOME = "events.job.outcome"
 JOB_DELETED = "events.job.deleted"
 SESSION_ENDED = "events.session.ended"
+# Durable consumers, each shared by all replicas of its service.
+OUTCOMES_CONSUMER = "jobs-outcomes"
+ENDED_CONSUMER = "jobs-sessions"
+STORAGE_CONSUMER = "storage"
 
 CLAIM = "claim"
 PROGRESS_ALL = "progress.*"
@@ -83,5 +93,12 @@ def streams(replicas: int) -> list[StreamConfig]:
             storage=StorageType.FILE,
             num_replicas=replicas,
             max_age=14 * day,
+        ),
+        StreamConfig(
+            name=EXHAUSTED_STREAM,
+            subjects=[EXHAUSTED],
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            max_age=7 * day,
         ),
     ]

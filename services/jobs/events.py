@@ -47,9 +47,9 @@ class Events:
         """Handles the durable events until stopped."""
         async with asyncio.TaskGroup() as group:
             for stream, durable, handle in (
-                (subjects.EVENTS_STREAM, queue.OUTCOMES, self._on_outcome),
-                (subjects.EVENTS_STREAM, queue.SESSIONS, self._on_session_ended),
-                (queue.EXHAUSTED_STREAM, queue.EXHAUSTED, self._on_exhausted),
+                (subjects.EVENTS_STREAM, subjects.OUTCOMES_CONSUMER, self._on_outcome),
+                (subjects.EVENTS_STREAM, subjects.ENDED_CONSUMER, self._on_session_ended),
+                (subjects.EXHAUSTED_STREAM, subjects.EXHAUSTED_CONSUMER, self._on_exhausted),
             ):
                 group.create_task(self._pull(stream, durable, handle, stopped), name=durable)
 

@@ -7,7 +7,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 from unirig.v1 import messages_pb2
 
@@ -17,17 +17,6 @@ from services.jobs.settings import JobsSettings
 
 log = structlog.get_logger(__name__)
 
-# Durable consumers, each shared by all replicas of this service.
-OUTCOMES = "jobs-outcomes"
-SESSIONS = "jobs-sessions"
-EXHAUSTED = "jobs-exhausted"
-
-# NATS only broadcasts that a message has used up its deliveries; this stream keeps it.
-EXHAUSTED_STREAM = "JOBS_EXHAUSTED"
-EXHAUSTED_SUBJECT = (
-    f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{subjects.JOBS_STREAM}.{subjects.JOBS_CONSUMER}"
-)
-_WEEK = timedelta(days=7).total_seconds()
 _SETTLE_SECONDS = 10.0
 # A replica that dies may hold an event for this long.
 _EVENT_ACK_WAIT = timedelta(seconds=5).total_seconds()
@@ -42,18 +31,6 @@ class OutcomesUnsettledError(Exception):
 async def ensure_queue(connection: Client, settings: JobsSettings) -> None:
     """The streams and consumers as they should be. Idempotent."""
     jetstream = await ensure_streams(connection, settings.nats_replicas)
-    exhausted = StreamConfig(
-        name=EXHAUSTED_STREAM,
-        subjects=[EXHAUSTED_SUBJECT],
-        storage=StorageType.FILE,
-        num_replicas=settings.nats_replicas,
-        max_age=_WEEK,
-    )
-    try:
-        await jetstream.stream_info(EXHAUSTED_STREAM)
-        await jetstream.update_stream(exhausted)
-    except NotFoundError:
-        await jetstream.add_stream(exhausted)
     await jetstream.add_consumer(
         subjects.JOBS_STREAM,
         ConsumerConfig(
@@ -65,9 +42,14 @@ async def ensure_queue(connection: Client, settings: JobsSettings) -> None:
         ),
     )
     for stream, name, subject, ack_wait in (
-        (subjects.EVENTS_STREAM, OUTCOMES, subjects.JOB_OUTCOME, _EVENT_ACK_WAIT),
-        (subjects.EVENTS_STREAM, SESSIONS, subjects.SESSION_ENDED, _EVENT_ACK_WAIT),
-        (EXHAUSTED_STREAM, EXHAUSTED, EXHAUSTED_SUBJECT, _EXHAUSTED_ACK_WAIT),
+        (subjects.EVENTS_STREAM, subjects.OUTCOMES_CONSUMER, subjects.JOB_OUTCOME, _EVENT_ACK_WAIT),
+        (subjects.EVENTS_STREAM, subjects.ENDED_CONSUMER, subjects.SESSION_ENDED, _EVENT_ACK_WAIT),
+        (
+            subjects.EXHAUSTED_STREAM,
+            subjects.EXHAUSTED_CONSUMER,
+            subjects.EXHAUSTED,
+            _EXHAUSTED_ACK_WAIT,
+        ),
     ):
         config = ConsumerConfig(
             durable_name=name,
@@ -115,7 +97,7 @@ async def settle_outcomes(jetstream: JetStreamContext) -> None:
     newest = (await jetstream.stream_info(subjects.EVENTS_STREAM)).state.last_seq
     deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
     while asyncio.get_running_loop().time() < deadline:
-        info = await jetstream.consumer_info(subjects.EVENTS_STREAM, OUTCOMES)
+        info = await jetstream.consumer_info(subjects.EVENTS_STREAM, subjects.OUTCOMES_CONSUMER)
         if not info.num_pending and not info.num_ack_pending:
             return
         if info.ack_floor and info.ack_floor.stream_seq >= newest:

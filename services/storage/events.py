@@ -18,13 +18,12 @@ from unirig.v1 import messages_pb2
 from services.common.broker import connect, ensure_streams
 from services.common.errors import ApiError
 from services.common.paths import is_session_id
-from services.common.subjects import EVENTS_STREAM, JOB_DELETED, SESSION_ENDED
+from services.common.subjects import EVENTS_STREAM, JOB_DELETED, SESSION_ENDED, STORAGE_CONSUMER
 from services.storage.back_end import BackEnd, Freed
 from services.storage.metrics import EVENTS_APPLIED, FILES_DELETED
 
 log = structlog.get_logger(__name__)
 
-CONSUMER = "storage"
 # Longer than the deletion of a session with very many files, seconds.
 _ACK_WAIT = 120
 # A request that NATS forgets in a restart is made again after this long.
@@ -51,7 +50,7 @@ async def _consume(connection: Client, nats_replicas: int, back_end: BackEnd) ->
     jetstream = await ensure_streams(connection, nats_replicas)
     subscription = await jetstream.pull_subscribe(
         "",
-        durable=CONSUMER,
+        durable=STORAGE_CONSUMER,
         stream=EVENTS_STREAM,
         config=ConsumerConfig(
             filter_subjects=[SESSION_ENDED, JOB_DELETED],
