@@ -113,6 +113,6 @@ def _facing(solid: Solid) -> int:
     """Heads are carried high: the front is where the upper quarter of the body is."""
     centres = solid.centres
     low, high = centres[:, 1].min(), centres[:, 1].max()
-    upper = centres[:, 1] > high - 0.25 * (high - low)
+    upper = centres[:, 1] >= high - 0.25 * (high - low)
     lead = float(centres[upper, 2].mean() - (centres[:, 2].min() + centres[:, 2].max()) / 2)
     return -1 if lead < -0.1 * float(np.ptp(centres[:, 2])) else 1

@@ -32,8 +32,9 @@ def bone_segments(skeleton: Skeleton, frame: BodyFrame, solid: Solid) -> BoneSeg
     """The bones of a skeleton, cut to what lies in the solid or within a cell of it.
 
     A joint owns its bone, and the way to each child that does not start at the bone's tail.
-    Joints with nothing inside, such as a root on the floor between the feet, own no piece;
-    where nothing at all is inside, every joint keeps all it has.
+    Joints with nothing inside own no piece, nor does a root that starts outside, such as one on
+    the floor: it carries the body as a whole. Where that leaves nothing, every joint keeps all
+    it has.
     """
     heads = np.clip(frame.to_body(skeleton.heads), -_FAR, _FAR)
     tails = np.clip(frame.to_body(skeleton.tails), -_FAR, _FAR)

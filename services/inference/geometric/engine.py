@@ -13,7 +13,7 @@ from services.inference.geometric.draft import Draft
 from services.inference.geometric.humanoid import humanoid_skeleton
 from services.inference.geometric.influences import strongest_influences
 from services.inference.geometric.skinning import skin_surface, weights_at
-from services.inference.geometric.solid import Solid, bounded_voxels, convexity
+from services.inference.geometric.solid import Solid, bounded_voxels, convexity, is_sheet
 from services.inference.geometric.surface import (
     BodyFrame,
     Indices,
@@ -154,8 +154,8 @@ def _tidied(tree: CurveTree) -> CurveTree:
 
 
 def _joints(tree: CurveTree, solid: Solid, symmetric: bool) -> Draft:
-    thin = float(tree.radii.max()) < 1.2 * solid.cell
-    if len(tree.tips) < 2 or (thin and len(tree.tips) > 8):
+    # Curves of sheets run everywhere; a thing of a few wires has few tips.
+    if len(tree.tips) < 2 or (len(tree.tips) > 8 and is_sheet(solid)):
         return prop_skeleton(solid)
     plan = body_plan(tree, solid, symmetric)
     if plan.plan is Plan.BIPED:

@@ -65,6 +65,12 @@ def convexity(solid: Solid) -> float:
     return float(solid.filled.sum() / ConvexHull(np.unique(points, axis=0)).volume)
 
 
+def is_sheet(solid: Solid) -> bool:
+    """Whether nearly all of a solid is at most three cells thick."""
+    depths = ndimage.distance_transform_edt(solid.filled)[solid.filled]
+    return float(np.quantile(depths, 0.9)) < 2.0
+
+
 def voxelise(vertices: Points, faces: Indices, resolution: int) -> Solid:
     """Solid voxels of a triangle soup, resolution cells along its longest side.
 

@@ -1,0 +1,198 @@
+"""Skeletons of the geometric engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from services.inference.checks import check_skeleton
+from services.inference.geometric.engine import predict_skeleton
+from services.inference.geometry import Float, Mesh, Skeleton
+from tests.generated_bodies import as_mesh, dog, dome, person, triangles, two_quads
+
+HUMANOID = {"hips", "spine", "chest", "neck", "head"} | {
+    f"{side}_{bone}"
+    for side in ("left", "right")
+    for bone in (
+        "shoulder",
+        "upper_arm",
+        "lower_arm",
+        "hand",
+        "upper_leg",
+        "lower_leg",
+        "foot",
+        "toes",
+    )
+}
+
+
+def rig(mesh: Mesh) -> Skeleton:
+    """A checked skeleton."""
+    skeleton = predict_skeleton(mesh, lambda share, message: None)
+    check_skeleton(mesh, skeleton)
+    assert (np.linalg.norm(skeleton.tails - skeleton.heads, axis=1) > 0).all()
+    return skeleton
+
+
+def head_of(skeleton: Skeleton, name: str) -> Float:
+    place: Float = skeleton.heads[skeleton.names.index(name)]
+    return place
+
+
+def shuffled_soup(mesh: Mesh) -> Mesh:
+    """Loose triangles, every second one turned inside out, one in twenty gone."""
+    rng = np.random.default_rng(7)
+    faces = mesh.faces[rng.random(len(mesh.faces)) > 0.05].copy()
+    faces[::2] = faces[::2, ::-1]
+    return triangles(mesh.vertices[faces].reshape(-1, 3), np.arange(faces.size))
+
+
+def turned(mesh: Mesh) -> Mesh:
+    """The mesh turned by 30 degrees about the up axis."""
+    cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    turn = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+    return triangles(mesh.vertices @ turn.T, mesh.faces)
+
+
+def scaled(mesh: Mesh) -> Mesh:
+    """The mesh in millimetres, far from the origin."""
+    return triangles(mesh.vertices * 1000 + [5000, 0, 0], mesh.faces)
+
+
+@pytest.mark.parametrize("change", [lambda mesh: mesh, shuffled_soup, turned, scaled])
+def test_a_person_gets_the_standard_joints_in_any_state(change: Callable[[Mesh], Mesh]) -> None:
+    assert set(rig(change(person())).names) == HUMANOID
+
+
+def test_the_joints_of_a_person_are_where_its_limbs_bend() -> None:
+    skeleton = rig(person())
+    for name, place in {
+        "hips": (0, 1.0, 0),
+        "left_upper_leg": (0.1, 0.9, 0),
+        "left_lower_leg": (0.1, 0.5, 0),
+        "left_foot": (0.1, 0.08, 0),
+        "right_upper_arm": (-0.15, 1.4, 0),
+        "right_lower_arm": (-0.43, 1.4, 0),
+        "right_hand": (-0.67, 1.4, 0),
+        "head": (0, 1.57, 0),
+    }.items():
+        assert np.linalg.norm(head_of(skeleton, name) - place) < 0.1, name
+
+
+def test_left_is_left_of_the_direction_the_feet_point_to() -> None:
+    mesh = person()
+    assert head_of(rig(mesh), "left_foot")[0] > 0.05
+    backwards = triangles(mesh.vertices * [-1, 1, -1], mesh.faces)
+    assert head_of(rig(backwards), "left_foot")[0] < -0.05
+
+
+def test_a_person_is_rigged_symmetrically() -> None:
+    skeleton = rig(person())
+    for name in HUMANOID:
+        if name.startswith("left"):
+            mirrored = head_of(skeleton, name.replace("left", "right")) * [-1, 1, 1]
+            np.testing.assert_allclose(head_of(skeleton, name), mirrored, atol=0.01)
+
+
+def test_an_animal_on_four_legs_gets_legs_neck_head_and_tail_rooted_at_the_hips() -> None:
+    skeleton = rig(dog())
+    chains = {name.rstrip("0123456789").rstrip("_") for name in skeleton.names}
+    assert chains >= {
+        "root",
+        "spine",
+        "neck",
+        "head",
+        "tail",
+        "leg_front_left",
+        "leg_front_right",
+        "leg_back_left",
+        "leg_back_right",
+    }
+    assert head_of(skeleton, "root")[2] < -0.2
+    assert head_of(skeleton, "head")[2] > 0.4
+    assert head_of(skeleton, "leg_front_left_1")[0] > 0
+    assert head_of(skeleton, "leg_back_left_1")[2] < 0
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        two_quads(),
+        dome(),
+        as_mesh(trimesh.creation.box()),
+        as_mesh(trimesh.creation.box((0.1, 2, 0.02)), trimesh.creation.box((0.5, 0.05, 0.05))),
+        as_mesh(trimesh.creation.torus(1, 0.2)),
+        as_mesh(
+            trimesh.creation.icosphere(), trimesh.creation.icosphere().apply_translation([9, 0, 0])
+        ),
+        triangles([[0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]], [[0, 1, 2], [1, 2, 3]]),
+        triangles([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 1, 2], [0, 1, 3]]),
+    ],
+    ids=["quads", "dome", "cube", "sword", "torus", "apart", "line", "two triangles"],
+)
+def test_things_that_are_no_bodies_get_a_valid_tree_all_the_same(mesh: Mesh) -> None:
+    assert 1 <= len(rig(mesh).names) <= 90
+
+
+def test_random_triangles_always_get_a_valid_tree() -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(8):
+        vertices = rng.normal(size=(30, 3)) * rng.random(3) ** 3
+        rig(triangles(vertices, rng.integers(0, 30, (25, 3))))
+
+
+def test_the_same_mesh_gives_the_same_skeleton() -> None:
+    first, second = rig(person()), rig(person())
+    assert first.names == second.names
+    np.testing.assert_array_equal(first.heads, second.heads)
+
+
+def test_progress_never_goes_back_and_comes_in_many_steps() -> None:
+    shares: list[float] = []
+    predict_skeleton(person(), lambda share, message: shares.append(share))
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 10
+    assert max(np.diff([0.0, *shares])) < 0.35
+    assert shares[-1] == 1.0
+
+
+CORNERS = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("vertices", "faces", "reason"),
+    [
+        (CORNERS, [], "no faces"),
+        ([[np.nan, 0, 0], *CORNERS[1:]], [[0, 1, 2]], "not finite"),
+        ([[np.inf, 0, 0], *CORNERS[1:]], [[0, 1, 2]], "not finite"),
+        (CORNERS, [[0, 1, 4]], "does not have"),
+        (CORNERS, [[0, 1, -1]], "does not have"),
+        (CORNERS, [[0, 1, 2]], "fewer than four"),
+        ([*CORNERS[:3], CORNERS[0]], [[0, 1, 2], [1, 2, 3]], "fewer than four"),
+        (np.zeros((4, 3)), [[0, 1, 2], [1, 2, 3]], "no size"),
+        (np.array(CORNERS) * 1e30, [[0, 1, 2], [1, 2, 3]], "too large"),
+        (np.array(CORNERS) + 1e7, [[0, 1, 2], [1, 2, 3]], "too far"),
+        (CORNERS, [[0, 1, 1], [2, 3, 3]], "degenerate"),
+    ],
+)
+def test_what_cannot_be_rigged_is_refused_with_the_reason(
+    vertices: list[list[float]], faces: list[list[int]], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        rig(triangles(vertices, faces))
+
+
+def test_a_scanned_body_gets_the_standard_joints(models: Path) -> None:
+    body = trimesh.load_mesh(models / "human.obj", process=False)
+    skeleton = rig(triangles(body.vertices, body.faces))
+    assert set(skeleton.names) == HUMANOID
+    assert head_of(skeleton, "left_hand")[0] > 4
+
+
+def test_a_low_poly_fox_gets_four_legs_and_a_tail(models: Path) -> None:
+    fox = trimesh.load_scene(models / "fox.glb").to_mesh()
+    names = rig(triangles(fox.vertices, fox.faces)).names
+    for chain in ("leg_front_left_1", "leg_front_right_1", "leg_back_left_1", "tail_1", "head"):
+        assert chain in names
