@@ -1,8 +1,10 @@
 """The inference worker: `python -m services.inference`."""
 
 import asyncio
+import contextlib
 
 import structlog
+from nats.errors import Error as NatsError
 
 from services.common import broker
 from services.common.logs import configure_logs
@@ -53,9 +55,12 @@ async def serve(settings: InferenceSettings) -> None:
         stopping = asyncio.create_task(stopped.wait())
         await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done():
+            connection = connecting.result()
             log.info("serving", engine=settings.engine, concurrency=settings.concurrency)
-            await Worker(connecting.result(), storage, scratch, settings).run(stopped)
-            await connecting.result().close()
+            await Worker(connection, storage, scratch, settings).run(stopped)
+            with contextlib.suppress(NatsError):
+                await connection.flush(timeout=2)
+            await connection.close()
     finally:
         connecting.cancel()
         watching.cancel()

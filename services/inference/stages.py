@@ -326,7 +326,7 @@ async def _verify(packed: Path, files: Mapping[str, Path], start: float, place: 
 
 def _made(path: Path, place: Workplace) -> Path:
     if not place.has(path):
-        raise StepError("PROCESSING_FAILED", "The model could not be processed.")
+        raise StepError("PROCESSING_FAILED", f"No {path.suffix.lstrip('.').upper()} came out.")
     return path
 
 

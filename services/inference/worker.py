@@ -114,15 +114,15 @@ class Worker:
         """Pulls and runs jobs until stopped is set; jobs that run then may end within the
         grace period, and go back to the queue if they do not."""
         await self._connection.subscribe(subjects.CANCEL_ALL, cb=self._on_cancel)
-        loops = [
-            asyncio.create_task(self._pull(stopped)) for _ in range(self._settings.concurrency)
-        ]
-        await stopped.wait()
-        log.info("draining", running=len(self._attempts))
-        _, late = await asyncio.wait(loops, timeout=self._settings.shutdown_grace_seconds)
-        for loop in late:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            loops = [
+                group.create_task(self._pull(stopped)) for _ in range(self._settings.concurrency)
+            ]
+            await stopped.wait()
+            log.info("draining", running=len(self._attempts))
+            _, late = await asyncio.wait(loops, timeout=self._settings.shutdown_grace_seconds)
+            for loop in late:
+                loop.cancel()
 
     async def _on_cancel(self, message: Msg) -> None:
         job_id = messages_pb2.CancelRunningJob.FromString(message.data).job_id
@@ -149,10 +149,14 @@ class Worker:
                 consumer = None
                 await asyncio.sleep(1)
                 continue
-            if stopped.is_set():
-                await message.nak()
-                return
-            await self._deliver(message, consumer)
+            try:
+                if stopped.is_set():
+                    await message.nak()
+                else:
+                    await self._deliver(message, consumer)
+            except NatsError as error:
+                # What NATS did not hear it takes for undone, and delivers again.
+                log.warning("cannot settle a job", error=str(error) or type(error).__name__)
 
     async def _consumer(self) -> _Consumer:
         info = await self._jetstream.consumer_info(subjects.JOBS_STREAM, subjects.JOBS_CONSUMER)
@@ -225,7 +229,7 @@ class Worker:
             with BUSY.track_inprogress(), self._scratch.attempt() as folder:
                 return await self._work(delivery, folder, progress)
         except StepError as error:
-            log.warning("step failed", code=error.code, detail=error.detail, stderr=error.log)
+            log.info("job failed", code=error.code, detail=error.detail)
             return delivery.failed(error.detail, error.code)
         except ApiError as error:
             log.warning("storage refused", code=error.code, detail=error.detail)

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import structlog
 from prometheus_client import Counter, Histogram
 
 from services.inference.engine import Engine
 from services.inference.limited_process import Limits, StepError, run_step
 from services.inference.progress import Progress, StepProgress
 from services.inference.storage_client import StorageClient
+
+log = structlog.get_logger(__name__)
 
 STEP_SECONDS = Histogram(
     "unirig_step_duration_seconds",
@@ -78,6 +81,9 @@ class Workplace:
             )
         except StepError as error:
             STEPS_FAILED.labels(name, error.code).inc()
+            log.warning(
+                "step failed", step=name, code=error.code, detail=error.detail, stderr=error.log
+            )
             raise
         STEP_SECONDS.labels(name).observe(time.perf_counter() - start)
 

@@ -248,6 +248,21 @@ async def test_a_merge_rigs_the_target_that_is_asked_for(
     assert (await after.describe(job.output_file)).lineage.asset_path == target
 
 
+async def test_a_merge_makes_a_vrm_where_that_is_asked_for(
+    after: JobServices, rigged: dict[str, jobs_pb2.Job]
+) -> None:
+    job = await after.finished(
+        MERGE,
+        rigged["skeleton"].output_file,
+        skinning_file=rigged["skinning"].output_file,
+        output_format="vrm",
+    )
+    assert [artifact.format for artifact in job.artifacts] == ["vrm", "fbx", "glb", "npz"]
+    upload = await after.upload("hero.vrm", await after.content(job.output_file))
+    again = await after.finished(SKELETON, upload)
+    assert again.output_file.endswith("/hero_skeleton.vrm")
+
+
 @pytest.mark.parametrize("extension", ["fbx", "glb"])
 async def test_a_merge_takes_the_weights_of_a_file_that_was_uploaded(
     after: JobServices, rigged: dict[str, jobs_pb2.Job], extension: str
@@ -377,6 +392,21 @@ async def test_a_step_that_takes_too_long_is_stopped_and_not_tried_again(
         assert (job.status, job.error_code, job.attempt) == (FAILED, "TIMEOUT", 1)
         assert descendants(worker.pid) == []
         assert 'unirig_steps_failed_total{code="TIMEOUT",step="read"} 1.0' in worker.metrics()
+
+
+async def test_a_worker_may_run_several_jobs_at_once(tmp_path: Path) -> None:
+    async with job_services(tmp_path) as services:
+        worker = services.worker(CONCURRENCY="2").start()
+        jobs = []
+        for _ in range(2):
+            services.new_session()
+            upload = await services.upload("hero.obj", figure_obj())
+            jobs.append((services.session_id, await services.create(SKELETON, upload)))
+        await until(lambda: "unirig_worker_busy 2.0" in worker.metrics())
+        for services.session_id, job_id in jobs:
+            job = await services.ended(job_id)
+            assert job.status == jobs_pb2.JOB_STATUS_COMPLETED, job
+        assert worker.stop() == 0
 
 
 async def test_the_worker_is_ready_only_while_storage_answers(tmp_path: Path) -> None:
