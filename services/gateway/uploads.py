@@ -38,6 +38,7 @@ router = APIRouter(prefix="/api", route_class=AuthorizedRoute, tags=["Files"])
 MAX_FILE_BYTES = 100 * 1024 * 1024
 # Boundaries, part headers and other fields around the file.
 MAX_ENVELOPE_BYTES = 1024 * 1024
+_MAX_BODY_BYTES = MAX_FILE_BYTES + MAX_ENVELOPE_BYTES
 _CHUNK_BYTES = 256 * 1024
 # Storage that takes no chunk, or does not commit, for this long is taken for dead, seconds.
 _STORAGE_PATIENCE = 60.0
@@ -68,7 +69,7 @@ async def upload(request: Request, granted: Granted) -> UploadedFile:
     backends: Backends = request.app.state.backends
     settings: GatewaySettings = request.app.state.settings
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > MAX_FILE_BYTES + MAX_ENVELOPE_BYTES:
+    if announced.isdecimal() and int(announced) > _MAX_BODY_BYTES:
         raise _too_large()
     await refuse_when_full(backends)
     try:
@@ -122,6 +123,7 @@ async def _receive(
 
 async def _pieces(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
     stream = request.stream()
+    received = 0
     while True:
         try:
             async with asyncio.timeout(idle_seconds):
@@ -130,6 +132,9 @@ async def _pieces(request: Request, idle_seconds: float) -> AsyncIterator[bytes]
             raise _invalid(f"The upload sent nothing for {idle_seconds:.0f} seconds") from None
         if piece is None:
             return
+        received += len(piece)
+        if received > _MAX_BODY_BYTES:
+            raise _too_large()
         yield piece
 
 

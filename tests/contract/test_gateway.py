@@ -350,6 +350,25 @@ async def test_a_client_that_asks_first_is_told_to_continue_only_if_it_may(clien
         writer.close()
 
 
+async def test_a_form_that_never_ends_is_given_up(system: System, client: Client) -> None:
+    reader, writer = await asyncio.open_connection(HOST, client.port)
+    head = _upload_head(client, 0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    for piece in (head, *(b"%x\r\n%b\r\n" % (len(data), data) for data in _endless_form())):
+        writer.write(piece)
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    answer = await read_answer(reader)
+    assert (answer.status, answer.json()["error_code"]) == (413, "FILE_TOO_LARGE")
+    assert (await system.usage(client.session_id)).uploads == 0
+    writer.close()
+
+
+def _endless_form() -> Iterator[bytes]:
+    yield form((FILE, OBJ))
+    for _ in range(105):
+        yield b"x" * MIB
+
+
 def _upload_head(client: Client, length: int) -> bytes:
     return (
         f"POST /api/upload HTTP/1.1\r\nHost: {HOST}\r\nCookie: session_id={client.cookie}\r\n"
