@@ -141,4 +141,6 @@ def test_a_part_called_skeleton_is_no_skeleton():
 )
 def test_a_skeleton_that_an_editor_rewrote_is_none(elements):
     data = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3 4\no skeleton\nv 0 0 0\nv 0 1 0\n"
-    assert parse_obj(data + elements, LIMIT).skeleton is None
+    model = parse_obj(data + elements, LIMIT)
+    assert model.skeleton is None
+    assert "rewrote" in model.notes[0]

@@ -348,13 +348,33 @@ def secret_png() -> bytes:
         ("tira.fbx", {"triangles": 49543, "has_skeleton": True, "has_weights": False}),
     ],
 )
-async def test_real_models_are_read_and_rigged_in_both_output_formats(
-    tmp_path, models, name, report
-):
+async def test_real_models_are_read_and_rigged_in_another_format(tmp_path, models, name, report):
     shutil.copyfile(models / name, tmp_path / name)
     seen = await read(tmp_path, name)
     assert {key: seen[key] for key in report} == report
+    out = "out.fbx" if name.endswith("glb") else "out.glb"
+    mesh, skeleton, skin = await rig(tmp_path, name, chain_skeleton, out)
+    await read(tmp_path, out, "back")
+    assert_same_rig(tmp_path / "back", mesh, skeleton, skin)
+
+
+async def test_a_glb_compressed_with_draco_is_read_and_rigged(tmp_path):
+    asset = copy_asset("figure.glb", tmp_path)
+    compress = (
+        "import bpy; bpy.ops.wm.read_factory_settings(use_empty=True);"
+        f"bpy.ops.import_scene.gltf(filepath='{asset}');"
+        "bpy.ops.export_scene.gltf(filepath='draco.glb', export_animations=False,"
+        " export_draco_mesh_compression_enable=True)"
+    )
+    await run_step(
+        [sys.executable, "-c", compress],
+        scratch=tmp_path,
+        limits=LIMITS,
+        on_progress=lambda fraction, message: None,
+    )
+    assert b"KHR_draco_mesh_compression" in (tmp_path / "draco.glb").read_bytes()
     for out in ("out.glb", "out.fbx"):
-        mesh, skeleton, skin = await rig(tmp_path, name, chain_skeleton, out)
+        mesh, skeleton, skin = await rig(tmp_path, "draco.glb", chain_skeleton, out)
+        assert len(mesh.faces) == 24
         await read(tmp_path, out, f"back-{out}")
         assert_same_rig(tmp_path / f"back-{out}", mesh, skeleton, skin)

@@ -78,6 +78,9 @@ def import_asset(asset: Path) -> None:
         data.animation_data_clear()
     for armature in bpy.data.armatures:
         armature.pose_position = "REST"
+    for item in bpy.data.objects:
+        if item.type == "MESH" and item.data.users > 1:
+            item.data = item.data.copy()  # weights belong to the mesh, and instances need their own
     for keys in bpy.data.shape_keys:
         for block in keys.key_blocks:
             block.value = 0.0
@@ -354,6 +357,8 @@ def export_fbx(out: Path) -> None:
         path_mode="COPY",
         embed_textures=True,
         use_custom_props=True,
+        # Metres in the file itself: no joint or mesh is scaled by 100 in programs that skip units.
+        apply_scale_options="FBX_SCALE_UNITS",
     )
 
 

@@ -33,6 +33,7 @@ from services.inference.formats.program_output import invalid_mesh
 from services.inference.geometry import Float, Mesh, Skeleton
 
 SKELETON_OBJECT = "skeleton"
+_REWRITTEN = "Another program rewrote the skeleton in the file; its joints cannot be told any more."
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class ObjModel:
 
     mesh: the vertices that faces use, in the file's order, axes as they are.
     vertices: (N,) int32, for each `v` line its index in mesh.vertices, -1 where no face uses it.
-    skeleton: ours, where the file has one.
+    skeleton: ours, where the file has one. notes: for the user.
     """
 
     mesh: Mesh
     vertices: npt.NDArray[np.int32]
     skeleton: Skeleton | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ def parse_obj(data: bytes, max_triangles: int) -> ObjModel:
     used[faces] = True
     place = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
     mesh = checked_mesh(positions[used], place[faces], parts, names)
-    skeleton = _skeleton(lines.skeleton, positions) if lines.skeleton else None
-    return ObjModel(mesh, place, skeleton)
+    if lines.skeleton is None:
+        return ObjModel(mesh, place, None, ())
+    skeleton = _skeleton(lines.skeleton, positions)
+    return ObjModel(mesh, place, skeleton, () if skeleton else (_REWRITTEN,))
 
 
 def _sorted_lines(data: bytes) -> _Lines:

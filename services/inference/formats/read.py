@@ -93,7 +93,7 @@ def main() -> None:
     kind = asset.suffix.lower()
     if kind == ".obj":
         obj = read_obj(asset, limit)
-        save_model(folder, asset, obj.mesh, obj.skeleton, None, [])
+        save_model(folder, asset, obj.mesh, obj.skeleton, None, obj.notes)
     elif kind == ".fbx" or (kind in (".glb", ".vrm") and uses_draco(asset)):
         if kind == ".fbx":
             scan_fbx(asset, limit)
