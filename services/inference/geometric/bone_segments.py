@@ -47,7 +47,13 @@ def bone_segments(skeleton: Skeleton, frame: BodyFrame, solid: Solid) -> BoneSeg
         solid.origin,
         solid.cell,
     )
-    pieces = [(joint, *ends) for joint, head, tail in whole for ends in _inside(head, tail, thick)]
+    root_inside = bool(solid.holds(heads[:1])[0])
+    pieces = [
+        (joint, *ends)
+        for joint, head, tail in whole
+        if joint > 0 or root_inside
+        for ends in _inside(head, tail, thick)
+    ]
     chosen = pieces or whole
     return BoneSegments(
         joints=np.array([joint for joint, _, _ in chosen]),
