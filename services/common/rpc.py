@@ -23,6 +23,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Without this, flow-control windows grow with the bandwidth, and memory with them.
+    ("grpc.http2.bdp_probe", 0),
 ]
 
 
