@@ -139,6 +139,7 @@ class JobServices:
             yield storage_pb2.PutFileRequest(header=header)
             for start in range(0, len(content), 2**20):
                 yield storage_pb2.PutFileRequest(chunk=content[start : start + 2**20])
+            yield storage_pb2.PutFileRequest(commit=storage_pb2.PutFileCommit())
 
         return str((await self.storage_stub.PutFile(parts(), timeout=60)).file.path)
 

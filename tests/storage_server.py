@@ -166,6 +166,9 @@ def etag_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+COMMIT = storage_pb2.PutFileRequest(commit=storage_pb2.PutFileCommit())
+
+
 class Client:
     """The calls of the contract on Python values."""
 
@@ -199,6 +202,7 @@ class Client:
             yield self.header(filename, lineage or None)
             for piece in pieces:
                 yield storage_pb2.PutFileRequest(chunk=piece)
+            yield COMMIT
 
         return (await self.stub.PutFile(requests(), timeout=120)).file
 

@@ -106,7 +106,8 @@ def api_error_of(failure: grpc.aio.AioRpcError) -> ApiError:
             rich = status_pb2.Status.FromString(value)
             for detail in rich.details:
                 info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN:
+                known = detail.Unpack(info) and info.domain == DOMAIN
+                if known and info.reason in ErrorCode.__members__:
                     return ApiError(ErrorCode(info.reason), rich.message, info.metadata)
     code = _UNEXPLAINED.get(failure.code(), ErrorCode.INTERNAL_ERROR)
     if code is ErrorCode.SERVICE_UNAVAILABLE:

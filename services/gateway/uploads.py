@@ -12,6 +12,7 @@ from unirig.v1.sessions_pb2 import ACCESS_UPLOAD
 from unirig.v1.storage_pb2 import (
     AREA_UPLOADS,
     FileInfo,
+    PutFileCommit,
     PutFileHeader,
     PutFileRequest,
     PutFileResponse,
@@ -196,6 +197,7 @@ class _Upload:
         call = await self._opened()
         if self._waiting:
             await self._write(call, PutFileRequest(chunk=bytes(self._waiting)))
+        await self._write(call, PutFileRequest(commit=PutFileCommit()))
         return (await _answer(call)).file
 
     async def _opened(self) -> "_PutFile":

@@ -85,6 +85,7 @@ class StorageClient:
             with await asyncio.to_thread(source.open, "rb") as file:
                 while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
                     yield storage_pb2.PutFileRequest(chunk=chunk)
+            yield storage_pb2.PutFileRequest(commit=storage_pb2.PutFileCommit())
 
         async def send() -> storage_pb2.FileInfo:
             answer = await self._stub.PutFile(

@@ -34,7 +34,6 @@ _STATUSES = {
     DiskStatus.WARNING: storage_pb2.DISK_STATUS_WARNING,
     DiskStatus.CRITICAL: storage_pb2.DISK_STATUS_CRITICAL,
 }
-_CANCELLATION_SECONDS = 0.02
 _PAUSE_SECONDS = 0.2
 _JOB_ID = re.compile(r"[0-9A-Za-z._-]{1,64}\Z")
 
@@ -143,9 +142,15 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         """Writes the chunks as they come. Returns the size and the SHA-256 in hex."""
         limit = self._limits[area]
         size, digest = 0, hashlib.sha256()
+        is_whole = False
         async for request in requests:
-            if request.WhichOneof("part") != "chunk":
-                raise ApiError(ErrorCode.INVALID_REQUEST, "After the header come chunks only")
+            part = request.WhichOneof("part")
+            if is_whole or part not in ("chunk", "commit"):
+                detail = "After the header come chunks, then the commit"
+                raise ApiError(ErrorCode.INVALID_REQUEST, detail)
+            if part == "commit":
+                is_whole = True
+                continue
             size += len(request.chunk)
             if size > limit:
                 detail = f"File size exceeds maximum allowed size of {limit / MIB:g}MB"
@@ -153,9 +158,8 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
             digest.update(request.chunk)
             await draft.write(request.chunk)
             BYTES_WRITTEN.labels(area).inc(len(request.chunk))
-        # gRPC shows a broken or cancelled stream's end as if it were the client's half-close; the
-        # cancellation follows, and must come before the file is published.
-        await asyncio.sleep(_CANCELLATION_SECONDS)
+        if not is_whole:
+            raise ApiError(ErrorCode.INVALID_REQUEST, "The stream ended without its commit")
         return size, digest.hexdigest()
 
 

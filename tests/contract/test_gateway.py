@@ -65,6 +65,7 @@ class System:
         parts = [
             storage_pb2.PutFileRequest(header=header),
             storage_pb2.PutFileRequest(chunk=content),
+            storage_pb2.PutFileRequest(commit=storage_pb2.PutFileCommit()),
         ]
         return str((await self.storage.PutFile(iter(parts), timeout=10)).file.path)
 

@@ -15,6 +15,7 @@ from services.common.broker import connect, ensure_streams
 from services.common.errors import ErrorCode, api_error_of
 from services.common.subjects import JOB_DELETED, SESSION_ENDED
 from tests.storage_server import (
+    COMMIT,
     KIB,
     MIB,
     SERVICE,
@@ -325,7 +326,9 @@ async def test_what_is_not_as_agreed_is_refused(client: Client) -> None:
     for messages in (
         [],
         [chunk],
+        [header, chunk],
         [header, chunk, header],
+        [header, COMMIT, chunk],
         [header, storage_pb2.PutFileRequest()],
         [no_area],
         [bad_session],
@@ -392,6 +395,7 @@ async def test_a_write_that_its_sessions_end_overtakes_is_refused(
     for chunk in chunks_of(LARGE):
         await call.write(storage_pb2.PutFileRequest(chunk=chunk))
     await client.delete_session()
+    await call.write(COMMIT)
     await call.done_writing()
     assert (await refusal(call))[1] is ErrorCode.SESSION_NOT_FOUND
     assert [path for path in files_of(kept_in, client) if "ended" not in path.parts] == []
@@ -523,6 +527,7 @@ async def test_a_request_in_progress_survives_sigterm(
         stopping = asyncio.create_task(asyncio.to_thread(server.stop))
         await eventually(lambda: asyncio.to_thread(lambda: server.probe("/readyz") != 200))
         await call.write(storage_pb2.PutFileRequest(chunk=b"last"))
+        await call.write(COMMIT)
         await call.done_writing()
         assert (await call).file.size == len(b"first last")
     assert await stopping == 0

@@ -1,4 +1,4 @@
-"""gRPC shows a cancelled stream's end like the client's half-close; storage tells them apart."""
+"""gRPC shows a cancelled stream's end like the client's half-close: only the commit tells."""
 
 import asyncio
 import time

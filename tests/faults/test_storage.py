@@ -23,6 +23,7 @@ from services.common.broker import connect, ensure_streams
 from services.common.errors import ErrorCode, api_error_of
 from services.common.subjects import SESSION_ENDED
 from tests.storage_server import (
+    COMMIT,
     MIB,
     Client,
     S3Server,
@@ -257,6 +258,7 @@ async def test_an_object_store_that_dies_is_told_of_and_found_again(
         for _ in range(6):
             await call.write(storage_pb2.PutFileRequest(chunk=bytes(MIB)))
         s3.kill()
+        await call.write(COMMIT)
         await call.done_writing()
         assert await refusal(call) is ErrorCode.SERVICE_UNAVAILABLE
         assert await refusal(client.stat(kept.path)) is ErrorCode.SERVICE_UNAVAILABLE
