@@ -127,23 +127,53 @@ def rest_vertices(meshes: Iterable[Any]) -> npt.NDArray[np.float32]:
     return from_blender(np.concatenate(blocks)).astype(np.float32)
 
 
-def read(asset: Path, folder: Path, max_triangles: int) -> None:
-    import_asset(asset)
-    report_progress(0.6, "Reading mesh")
-    meshes = mesh_objects()
+def rest_faces(meshes: Iterable[Any]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(F, 3) triangles of all objects as indices of rest_vertices, and (F,) each one's object."""
     faces, parts, first = [np.zeros((0, 3), np.int32)], [np.zeros(0, np.int32)], 0
     for part, item in enumerate(meshes):
         item.data.calc_loop_triangles()
         triangles = np.empty(len(item.data.loop_triangles) * 3, np.int32)
         item.data.loop_triangles.foreach_get("vertices", triangles)
-        faces.append(triangles.reshape(-1, 3) + first)
+        faces.append(triangles.reshape(-1, 3) + np.int32(first))
         parts.append(np.full(len(triangles) // 3, part, np.int32))
         first += len(item.data.vertices)
-    all_faces = np.concatenate(faces)
-    refuse_triangles(len(all_faces), max_triangles)
+    return np.concatenate(faces), np.concatenate(parts)
+
+
+def _used(faces: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """(N,) whether a face uses each vertex, and its number among those that are."""
+    used = np.zeros(count, bool)
+    used[faces] = True
+    return used, (np.cumsum(used) - 1).astype(np.int32)
+
+
+def mesh_numbers(mesh: Mesh, meshes: list[Any]) -> npt.NDArray[np.int64]:
+    """(N,) for each vertex of all objects the one of mesh that it is, or that is nearest to it."""
+    vertices = rest_vertices(meshes)
+    used, place = _used(rest_faces(meshes)[0], len(vertices))
+    numbers = np.zeros(len(vertices), np.int64)
+    unknown = np.ones(len(vertices), bool)
+    if same_vertices(mesh, vertices[used]):
+        numbers[used] = place[used]
+        unknown = ~used
+    if unknown.any():
+        numbers[unknown] = vertex_finder(mesh)(vertices[unknown])
+    return numbers
+
+
+def read(asset: Path, folder: Path, max_triangles: int) -> None:
+    import_asset(asset)
+    report_progress(0.6, "Reading mesh")
+    meshes = mesh_objects()
+    faces, parts = rest_faces(meshes)
+    refuse_triangles(len(faces), max_triangles)
+    vertices = rest_vertices(meshes)
+    used, place = _used(faces, len(vertices))
     names = tuple(item.name for item in meshes)
-    mesh = checked_mesh(rest_vertices(meshes), all_faces, np.concatenate(parts), names)
+    mesh = checked_mesh(vertices[used], place[faces], parts, names)
     skeleton, skin, notes = _read_rig(meshes)
+    if skin is not None:
+        skin = SkinWeights(skin.joints[used], skin.weights[used])
     save_model(folder, asset, mesh, skeleton, skin, notes)
 
 
@@ -281,13 +311,6 @@ def bind(meshes: list[Any], armature: Any, bone_names: list[str], skin: SkinWeig
         first += count
 
 
-def _weights_for_scene(mesh: Mesh, skin: SkinWeights, meshes: list[Any]) -> SkinWeights:
-    vertices = rest_vertices(meshes)
-    if same_vertices(mesh, vertices):
-        return rows(skin, np.arange(len(vertices)))
-    return rows(skin, vertex_finder(mesh)(vertices))
-
-
 def _weights_of_rigged_glb(meshes: list[Any]) -> SkinWeights:
     """The weights the imported file has; its joints are named by their numbers (formats.write)."""
     number = {
@@ -366,13 +389,12 @@ def export_static_glb(asset: Path, mesh: Mesh, out: Path) -> None:
     """The asset without its rig as a GLB, each vertex with its number in mesh."""
     import_asset(asset)
     meshes = mesh_objects()
-    if same_vertices(mesh, rest_vertices(meshes)):
-        first = 0
-        for item in meshes:
-            count = len(item.data.vertices)
-            numbers = item.data.attributes.new(VERTEX_ATTRIBUTE, "FLOAT", "POINT")
-            numbers.data.foreach_set("value", np.arange(first, first + count, dtype=np.float32))
-            first += count
+    numbers, first = mesh_numbers(mesh, meshes).astype(np.float32), 0
+    for item in meshes:
+        count = len(item.data.vertices)
+        attribute = item.data.attributes.new(VERTEX_ATTRIBUTE, "FLOAT", "POINT")
+        attribute.data.foreach_set("value", numbers[first : first + count])
+        first += count
     remove_rig()
     bpy.ops.export_scene.gltf(
         filepath=str(out),
@@ -392,7 +414,7 @@ def main() -> None:
         case ["write-fbx", asset, *arrays, out]:
             mesh, skeleton, skin = _arrays(*arrays)
             _open(asset, mesh)
-            rig_scene(skeleton, skin and _weights_for_scene(mesh, skin, mesh_objects()))
+            rig_scene(skeleton, skin and rows(skin, mesh_numbers(mesh, mesh_objects())))
             export_fbx(Path(out))
         case ["write-fbx-of-rigged", rigged, *arrays, out]:
             _, skeleton, skin = _arrays(*arrays)
