@@ -66,6 +66,7 @@ def merge(skeleton_path: Path, asset_path: Path, folder: Path, parts: list[Path]
         check_weights(asset, skeleton, merged, INFLUENCES)
     except ValueError as error:
         raise invalid_mesh(str(error)) from error
+    folder.mkdir()
     save_weights(folder / "weights.npz", merged)
     note = joints_without_skin(skinned, skeleton, matches)
     (folder / "report.json").write_text(json.dumps({"notes": [note] if note else []}))

@@ -146,9 +146,7 @@ async def _make_skinning(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
     )
     model = await _arrays_of(source, files, place.progress.span(5, 20, "Reading model"), place)
     if model.skeleton is None:
-        raise _invalid(
-            "The model has no skeleton to skin. Run a skeleton job first and use its result."
-        )
+        raise _missing("The model has no skeleton.", model, "skeleton")
     weights = place.folder / "weights.npz"
     await place.step(
         "predict weights",
@@ -187,15 +185,10 @@ async def _make_merge(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
             models[part] = await _arrays_of(part, files, report, place)
     bones, skin, model = (models[part] for part in parts.values())
     if bones.skeleton is None:
-        raise _invalid(
-            "The skeleton file has no skeleton. Run a skeleton job first and use its result."
-        )
+        raise _missing("The skeleton file has no skeleton.", bones, "skeleton")
     if skin.weights is None or skin.skeleton is None:
-        raise _invalid(
-            "The skinning file has no skin weights. Run a skinning job first and use its result."
-        )
+        raise _missing("The skinning file has no skin weights.", skin, "skinning")
     merged = place.folder / "merged"
-    merged.mkdir()
     await place.step(
         "merge",
         [
@@ -344,5 +337,6 @@ def result_name(asset_path: str, suffix: str) -> str:
     return f"{stem.encode()[:_MAX_STEM_BYTES].decode('utf-8', 'ignore') or 'model'}_{suffix}"
 
 
-def _invalid(detail: str) -> StepError:
-    return StepError("INVALID_MESH", detail)
+def _missing(what: str, model: _Arrays, job: str) -> StepError:
+    todo = f"Run a {job} job first and use its result."
+    return StepError("INVALID_MESH", " ".join((what, *model.notes, todo)))
