@@ -144,6 +144,7 @@ async def test_an_fbx_goes_round_through_every_format(tmp_path):
     mesh, skeleton, skin = await rig(tmp_path, "one.fbx", lambda _: human_skeleton(), "two.fbx")
     await read(tmp_path, "two.fbx", "fbx")
     assert_same_rig(tmp_path / "fbx", mesh, skeleton, skin)
+    assert bytes(tmp_path) not in (tmp_path / "two.fbx").read_bytes()
     mesh, skeleton, skin = await rig(tmp_path, "two.fbx", chain_skeleton, "three.glb")
     await read(tmp_path, "three.glb", "glb")
     assert_same_rig(tmp_path / "glb", mesh, skeleton, skin)

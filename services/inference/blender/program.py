@@ -383,6 +383,11 @@ def export_fbx(out: Path) -> None:
         # Metres in the file itself: no joint or mesh is scaled by 100 in programs that skip units.
         apply_scale_options="FBX_SCALE_UNITS",
     )
+    # The exporter notes where each texture would lie on this machine, which is nobody's business.
+    # Offsets in the file must not change, so something as long that means "here" takes its place.
+    folder = f"{out.resolve().parent}/".encode()
+    here = b"./" * (len(folder) // 2) + b"/" * (len(folder) % 2)
+    out.write_bytes(out.read_bytes().replace(folder, here))
 
 
 def export_static_glb(asset: Path, mesh: Mesh, out: Path) -> None:
