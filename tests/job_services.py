@@ -141,20 +141,24 @@ class JobServices:
                 yield storage_pb2.PutFileRequest(chunk=content[start : start + 2**20])
             yield storage_pb2.PutFileRequest(commit=storage_pb2.PutFileCommit())
 
-        return str((await self.storage_stub.PutFile(parts(), timeout=60)).file.path)
+        return str(
+            (await self.storage_stub.PutFile(parts(), timeout=60, wait_for_ready=True)).file.path
+        )
 
     async def content(self, path: str) -> bytes:
         request = storage_pb2.GetFileRequest(session_id=self.session_id, path=path)
-        parts = self.storage_stub.GetFile(request, timeout=60)
+        parts = self.storage_stub.GetFile(request, timeout=60, wait_for_ready=True)
         return b"".join([part.chunk async for part in parts])
 
     async def describe(self, path: str) -> storage_pb2.FileInfo:
         request = storage_pb2.StatFileRequest(session_id=self.session_id, path=path)
-        return (await self.storage_stub.StatFile(request, timeout=10)).file
+        return (await self.storage_stub.StatFile(request, timeout=10, wait_for_ready=True)).file
 
     async def results_stored(self) -> int:
         request = storage_pb2.GetUsageRequest(session_id=self.session_id)
-        return int((await self.storage_stub.GetUsage(request, timeout=10)).results)
+        return int(
+            (await self.storage_stub.GetUsage(request, timeout=10, wait_for_ready=True)).results
+        )
 
     async def create(self, job_type: Any, input_file: str, **spec: str) -> str:
         """Starts a job; returns its id."""
@@ -162,7 +166,9 @@ class JobServices:
             session_id=self.session_id,
             spec=jobs_pb2.JobSpec(type=job_type, input_file=input_file, **spec),
         )
-        return str((await self.jobs_stub.CreateJob(request, timeout=10)).job.job_id)
+        return str(
+            (await self.jobs_stub.CreateJob(request, timeout=10, wait_for_ready=True)).job.job_id
+        )
 
     async def job(self, job_id: str) -> jobs_pb2.Job:
         request = jobs_pb2.GetJobRequest(session_id=self.session_id, job_id=job_id)
@@ -170,7 +176,7 @@ class JobServices:
 
     async def cancel(self, job_id: str) -> None:
         request = jobs_pb2.CancelJobRequest(session_id=self.session_id, job_id=job_id)
-        await self.jobs_stub.CancelJob(request, timeout=10)
+        await self.jobs_stub.CancelJob(request, timeout=10, wait_for_ready=True)
 
     async def when(
         self, job_id: str, condition: Callable[[jobs_pb2.Job], bool], seconds: float = 120
