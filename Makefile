@@ -10,7 +10,7 @@ RUNTIME := gateway,sessions,jobs,storage,inference,cli
 # One thread a process: the stack has many processes and they share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help up demo test lint types protos lock bench-upload clean
+.PHONY: help up demo test lint types protos lock bench-upload bench-storage clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ lock: ## Pin every dependency anew in constraints.txt
 bench-upload: $(VENV)/runtime ## Measure every service's memory under 8 uploads of 50 MB at once
 	$(BIN)/python -m tests.bench.upload_memory
 
+bench-storage: $(VENV)/test ## Measure the storage service's memory and rate on both back ends
+	$(BIN)/python -m tests.bench.storage_memory
+
 clean: ## Remove what the targets above made, but not DATA
 	rm -rf $(VENV) protos/gen tests/node_modules demo
 
@@ -56,6 +59,8 @@ $(VENV)/runtime: $(VENV)/bin/pip $(INSTALL_SOURCES)
 
 $(VENV)/test: $(VENV)/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),test]'
+	@command -v curl > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends curl; } \
+		|| { echo "The tests run the reference's curl examples: install curl"; exit 1; }
 	@touch $@
 
 tests/node_modules/.ready: tests/package-lock.json $(VENV)/test
