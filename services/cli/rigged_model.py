@@ -2,8 +2,6 @@
 
 import base64
 import io
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from services.inference.formats.gltf import (
+    MALFORMED,
+    Document,
+    accessor_array,
+    entry,
+    node_tree,
+    read_glb_document,
+    view_bytes,
+)
+from services.inference.formats.program_output import Refusal
+
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int32]
 Array = npt.NDArray[Any]
 
-_COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 _COMPRESSIONS = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}
 
 
@@ -71,10 +78,15 @@ class RiggedModel:
 
 def read_rigged_glb(path: Path) -> RiggedModel:
     """Reads the file's scene; raises GlbError where it is not glTF 2.0 that can be drawn."""
-    document, chunk = _split(path.read_bytes())
     try:
-        return _read(_Document(document, chunk))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        document = read_glb_document(path)
+        unreadable = _COMPRESSIONS.intersection(document.json.get("extensionsRequired", []))
+        if unreadable:
+            raise GlbError(f"{path.name} needs {', '.join(sorted(unreadable))}")
+        return _read(document)
+    except Refusal as refusal:
+        raise GlbError(f"{path.name}: {refusal.text}") from refusal
+    except MALFORMED as error:
         raise GlbError(f"{path.name} is not valid glTF 2.0: {error!r}") from error
 
 
@@ -92,103 +104,6 @@ def skin(model: RiggedModel, node_worlds: Float) -> tuple[Float, Float]:
     return positions, normals
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    if len(data) < 20 or data[:4] != b"glTF" or struct.unpack_from("<I", data, 4)[0] != 2:
-        raise GlbError("not a binary glTF 2.0 file")
-    chunks: dict[bytes, bytes] = {}
-    at = 12
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from("<I4s", data, at)
-        chunks.setdefault(kind, data[at + 8 : at + 8 + length])
-        at += 8 + length
-    try:
-        document = json.loads(chunks[b"JSON"])
-    except (KeyError, ValueError) as error:
-        raise GlbError("the JSON chunk is missing or damaged") from error
-    unreadable = _COMPRESSIONS.intersection(document.get("extensionsRequired", []))
-    if unreadable:
-        raise GlbError(f"needs {', '.join(sorted(unreadable))}, which this reader has not")
-    return document, chunks.get(b"BIN\0", b"")
-
-
-class _Document:
-    """Access to the arrays of one glTF document."""
-
-    def __init__(self, document: dict[str, Any], chunk: bytes) -> None:
-        self._document = document
-        self._chunk = chunk
-
-    def entries(self, name: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._document.get(name, [])
-        return found
-
-    def scene_roots(self) -> list[int]:
-        """The nodes at the top of the scene that is shown."""
-        scenes = self.entries("scenes")
-        if scenes:
-            roots: list[int] = scenes[self._document.get("scene", 0)].get("nodes", [])
-            return roots
-        children = {child for node in self.entries("nodes") for child in node.get("children", [])}
-        return [index for index in range(len(self.entries("nodes"))) if index not in children]
-
-    def accessor(self, index: int) -> Array:
-        """An accessor's (count, width) array; normalised integers come as floats (3.6.2)."""
-        accessor = self.entries("accessors")[index]
-        count, width = accessor["count"], _WIDTHS[accessor["type"]]
-        kind = np.dtype(_COMPONENTS[accessor["componentType"]])
-        if "bufferView" in accessor:
-            at = accessor.get("byteOffset", 0)
-            values = self._strided(accessor["bufferView"], at, count, width, kind).copy()
-        else:
-            values = np.zeros((count, width), kind)
-        if "sparse" in accessor:
-            sparse = accessor["sparse"]
-            places, entries = sparse["indices"], sparse["values"]
-            place_kind = np.dtype(_COMPONENTS[places["componentType"]])
-            changed = self._strided(
-                places["bufferView"], places.get("byteOffset", 0), sparse["count"], 1, place_kind
-            )
-            values[changed[:, 0]] = self._strided(
-                entries["bufferView"], entries.get("byteOffset", 0), sparse["count"], width, kind
-            )
-        if accessor.get("normalized") and kind.kind in "iu":
-            return np.maximum(values.astype(np.float32) / np.iinfo(kind).max, -1)
-        return values
-
-    def view(self, index: int) -> bytes:
-        view = self.entries("bufferViews")[index]
-        start = view.get("byteOffset", 0)
-        return self._buffer(view["buffer"])[start : start + view["byteLength"]]
-
-    def image(self, index: int) -> npt.NDArray[np.uint8] | None:
-        """(H, W, 3) sRGB, or None for a picture outside the file or of an unknown format."""
-        image = self.entries("images")[index]
-        if "bufferView" in image:
-            data = self.view(image["bufferView"])
-        elif str(image.get("uri", "")).startswith("data:"):
-            data = base64.b64decode(image["uri"].split(",", 1)[1])
-        else:
-            return None
-        try:
-            with Image.open(io.BytesIO(data)) as picture:
-                return np.asarray(picture.convert("RGB"))
-        except (OSError, Image.DecompressionBombError):
-            return None
-
-    def _buffer(self, index: int) -> bytes:
-        uri = self.entries("buffers")[index].get("uri")
-        if uri is None:
-            return self._chunk
-        if not uri.startswith("data:"):
-            raise ValueError("a buffer lies outside the file")
-        return base64.b64decode(uri.split(",", 1)[1])
-
-    def _strided(self, view: int, at: int, count: int, width: int, kind: np.dtype[Any]) -> Array:
-        stride = self.entries("bufferViews")[view].get("byteStride", width * kind.itemsize)
-        strides = (stride, kind.itemsize)
-        return np.ndarray((count, width), kind, self.view(view), at, strides)
-
-
 @dataclass(frozen=True)
 class _Primitive:
     """One primitive's vertices and triangles, and the bindings that they follow."""
@@ -203,10 +118,10 @@ class _Primitive:
     surface: int
 
 
-def _read(document: _Document) -> RiggedModel:
-    nodes = document.entries("nodes")
-    parents, worlds = _node_tree(document)
-    skins = document.entries("skins")
+def _read(document: Document) -> RiggedModel:
+    nodes = document.list("nodes")
+    parents, worlds = _node_arrays(document)
+    skins = document.list("skins")
     binding_nodes = [np.array(skin["joints"], np.int32) for skin in skins]
     binding_matrices = [_inverse_binds(document, skin) for skin in skins]
     skin_starts = np.cumsum([0, *map(len, binding_nodes)])
@@ -218,7 +133,7 @@ def _read(document: _Document) -> RiggedModel:
     for index, node in enumerate(nodes):
         if "mesh" not in node or not np.isfinite(worlds[index]).all():
             continue
-        for primitive in document.entries("meshes")[node["mesh"]]["primitives"]:
+        for primitive in document.list("meshes")[node["mesh"]]["primitives"]:
             if primitive.get("mode", 4) != 4 or "POSITION" not in primitive["attributes"]:
                 continue
             start = int(skin_starts[node["skin"]]) if "skin" in node else None
@@ -226,7 +141,7 @@ def _read(document: _Document) -> RiggedModel:
     if not primitives:
         raise ValueError("the scene has no triangles")
 
-    materials = document.entries("materials")
+    materials = document.list("materials")
     surfaces = [_read_surface(document, material) for material in materials]
     surfaces.append(Surface(np.full(3, 0.6, np.float32), None))
     width = max(primitive.influences.shape[1] for primitive in primitives)
@@ -263,46 +178,19 @@ def _follows_joints(primitives: list[_Primitive], rigid_start: int) -> bool:
     return int((joints < rigid_start).sum()) > 1
 
 
-def _node_tree(document: _Document) -> tuple[Int, Float]:
+def _node_arrays(document: Document) -> tuple[Int, Float]:
     """Each node's parent, and its matrix to the world; NaN for a node outside the scene."""
-    nodes = document.entries("nodes")
-    parents = np.full(len(nodes), -1, np.int32)
-    worlds = np.full((len(nodes), 4, 4), np.nan, np.float32)
-    waiting = [(root, -1) for root in document.scene_roots()]
-    seen: set[int] = set()
-    while waiting:
-        index, parent = waiting.pop()
-        if index in seen:
-            raise ValueError("the nodes form a loop")
-        seen.add(index)
-        local = _local(nodes[index])
-        parents[index] = parent
-        worlds[index] = local if parent < 0 else worlds[parent] @ local
-        waiting += [(child, index) for child in nodes[index].get("children", [])]
-    return parents, worlds
+    nodes, tree = document.list("nodes"), node_tree(document)
+    parents = np.array([tree.parents.get(i, -1) for i in range(len(nodes))], np.int32)
+    outside = np.full((4, 4), np.nan)
+    worlds = [tree.worlds.get(i, outside) for i in range(len(nodes))]
+    return parents, np.array(worlds, np.float32)
 
 
-def _local(node: dict[str, Any]) -> Float:
-    if "matrix" in node:
-        return np.array(node["matrix"], np.float32).reshape(4, 4).T
-    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    rotation = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    local = np.eye(4, dtype=np.float32)
-    local[:3, :3] = rotation * np.array(node.get("scale", (1, 1, 1)))
-    local[:3, 3] = node.get("translation", (0, 0, 0))
-    return local
-
-
-def _inverse_binds(document: _Document, skin: dict[str, Any]) -> Float:
+def _inverse_binds(document: Document, skin: dict[str, Any]) -> Float:
     if "inverseBindMatrices" not in skin:
         return np.tile(np.eye(4, dtype=np.float32), (len(skin["joints"]), 1, 1))
-    stored = document.accessor(skin["inverseBindMatrices"]).astype(np.float32)
+    stored = accessor_array(document, skin["inverseBindMatrices"]).astype(np.float32)
     return stored.reshape(-1, 4, 4).transpose(0, 2, 1)[: len(skin["joints"])]
 
 
@@ -326,13 +214,13 @@ def _joints(
 
 
 def _read_primitive(
-    document: _Document, primitive: dict[str, Any], skin_start: int | None, rigid: int
+    document: Document, primitive: dict[str, Any], skin_start: int | None, rigid: int
 ) -> _Primitive:
     attributes = primitive["attributes"]
-    positions = document.accessor(attributes["POSITION"]).astype(np.float32)
+    positions = accessor_array(document, attributes["POSITION"]).astype(np.float32)
     count = len(positions)
     indices = (
-        document.accessor(primitive["indices"])[:, 0]
+        accessor_array(document, primitive["indices"])[:, 0]
         if "indices" in primitive
         else np.arange(count)
     )
@@ -344,15 +232,15 @@ def _read_primitive(
     weights = np.ones((count, 1), np.float32)
     sets = [n for n in range(8) if {f"JOINTS_{n}", f"WEIGHTS_{n}"} <= attributes.keys()]
     if skin_start is not None and sets:
-        influences = np.hstack([document.accessor(attributes[f"JOINTS_{n}"]) for n in sets])
+        influences = np.hstack([accessor_array(document, attributes[f"JOINTS_{n}"]) for n in sets])
         influences = influences.astype(np.int32) + skin_start
-        weights = np.hstack([document.accessor(attributes[f"WEIGHTS_{n}"]) for n in sets])
+        weights = np.hstack([accessor_array(document, attributes[f"WEIGHTS_{n}"]) for n in sets])
         total = weights.sum(1, keepdims=True)
         weights = (weights / np.where(total > 0, total, 1)).astype(np.float32)
 
     colours = np.ones((count, 3), np.float32)
     if "COLOR_0" in attributes:
-        colours = document.accessor(attributes["COLOR_0"])[:, :3].astype(np.float32)
+        colours = accessor_array(document, attributes["COLOR_0"])[:, :3].astype(np.float32)
     return _Primitive(
         positions=positions,
         normals=_attribute(document, attributes, "NORMAL", count, 3),
@@ -366,21 +254,37 @@ def _read_primitive(
 
 
 def _attribute(
-    document: _Document, attributes: dict[str, int], name: str, count: int, width: int
+    document: Document, attributes: dict[str, int], name: str, count: int, width: int
 ) -> Float:
     if name not in attributes:
         return np.zeros((count, width), np.float32)
-    return document.accessor(attributes[name]).astype(np.float32)
+    return accessor_array(document, attributes[name]).astype(np.float32)
 
 
-def _read_surface(document: _Document, material: dict[str, Any]) -> Surface:
+def _read_surface(document: Document, material: dict[str, Any]) -> Surface:
     metal = material.get("pbrMetallicRoughness", {})
     factor = np.array(metal.get("baseColorFactor", (1, 1, 1, 1))[:3], np.float32)
     if "baseColorTexture" not in metal:
         return Surface(factor, None)
-    source = document.entries("textures")[metal["baseColorTexture"]["index"]].get("source")
-    return Surface(factor, None if source is None else document.image(source))
+    source = document.list("textures")[metal["baseColorTexture"]["index"]].get("source")
+    return Surface(factor, None if source is None else _image(document, source))
 
 
 def _widened(array: Array, width: int) -> Array:
     return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+
+
+def _image(document: Document, index: int) -> npt.NDArray[np.uint8] | None:
+    """(H, W, 3) sRGB, or None for a picture outside the file or of an unknown format."""
+    image = entry(document.list("images"), index)
+    if "bufferView" in image:
+        data = bytes(view_bytes(document, image["bufferView"]))
+    elif str(image.get("uri", "")).startswith("data:"):
+        data = base64.b64decode(image["uri"].split(",", 1)[1])
+    else:
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, Image.DecompressionBombError):
+        return None
