@@ -4,6 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.inference import geometric
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -23,7 +25,6 @@ class Engine:
         return [*self.program, "skin", str(mesh), str(skeleton), str(weights)]
 
 
-# The version stands here too so that the worker needs none of the engine's libraries.
-GEOMETRIC = Engine("geometric", "1.0.0", (sys.executable, "-m", "services.inference.geometric"))
+GEOMETRIC = Engine(geometric.NAME, geometric.VERSION, (sys.executable, "-m", geometric.__name__))
 
 ENGINES = {engine.name: engine for engine in (GEOMETRIC,)}

@@ -94,7 +94,8 @@ async def run_step(
 
     Raises StepError with the code and the text of the step's own error line; with TIMEOUT when it
     used up its time; with crash_code (INVALID_MESH for programs that parse a user's file,
-    PROCESSING_FAILED for engines) when it crashed or ran out of memory.
+    PROCESSING_FAILED for engines) when it crashed or ran out of memory. Raises ChildProcessError
+    where somebody else killed it, such as a node short of memory: that is not the model's fault.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -129,7 +130,9 @@ async def run_step(
 def _failure(
     status: int, refusal: tuple[str, str] | None, log: bytes, limits: Limits, crash_code: str
 ) -> StepError:
-    text = log.decode("utf-8", "replace")
+    text = f"exit status {status}\n" + log.decode("utf-8", "replace")
+    if status == -signal.SIGKILL:
+        raise ChildProcessError("a step was killed from outside, perhaps for the node's memory")
     if status == REFUSED_STATUS and refusal is not None:
         return StepError(refusal[0], refusal[1], text)
     if status == -signal.SIGXCPU:

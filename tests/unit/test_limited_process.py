@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -244,3 +245,18 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+async def test_a_step_that_is_killed_from_outside_is_not_the_models_fault(tmp_path):
+    (tmp_path / "step.py").write_text(
+        "import json, os, time\n"
+        "print(json.dumps({'progress': 0.5, 'message': str(os.getpid())}), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with pytest.raises(ChildProcessError):
+        await run_step(
+            [sys.executable, "step.py"],
+            scratch=tmp_path,
+            limits=LIMITS,
+            on_progress=lambda _, pid: os.kill(int(pid), signal.SIGKILL),
+        )

@@ -10,7 +10,6 @@ import pytest
 
 from services.inference import stages
 from services.inference.engine import GEOMETRIC
-from services.inference.geometric import engine as geometric_engine
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
 from services.inference.limited_process import Limits
 from services.inference.progress import Progress
@@ -61,11 +60,6 @@ def test_the_longest_name_keeps_its_suffix() -> None:
     name = stages.result_name(f"/uploads/s/{'ü' * 125}.obj", "skeleton")
     assert name.endswith("ü_skeleton")
     assert len(f"{name}.obj".encode()) < 255
-
-
-def test_the_engine_that_is_reported_is_the_one_that_runs() -> None:
-    reported = (GEOMETRIC.name, GEOMETRIC.version)
-    assert reported == (geometric_engine.NAME, geometric_engine.VERSION)
 
 
 def test_progress_never_falls_and_leaves_the_end_to_the_jobs_service() -> None:

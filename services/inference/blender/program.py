@@ -67,6 +67,7 @@ def import_asset(asset: Path) -> None:
             _import_fbx(str(asset))
         elif kind == ".obj":
             bpy.ops.wm.obj_import(filepath=str(asset))
+            _drop_drawn_skeleton()
         else:
             _import_glb(asset)
     except RuntimeError as error:
@@ -85,6 +86,14 @@ def import_asset(asset: Path) -> None:
         for block in keys.key_blocks:
             block.value = 0.0
     bpy.context.view_layer.update()
+
+
+def _drop_drawn_skeleton() -> None:
+    """Removes the lines by which a skeleton OBJ of ours draws its bones: the armature replaces
+    them."""
+    for item in list(bpy.data.objects):
+        if item.name.startswith("skeleton") and item.type == "MESH" and not item.data.polygons:
+            bpy.data.objects.remove(item)
 
 
 def _import_fbx(path: str) -> None:

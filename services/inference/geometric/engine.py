@@ -28,9 +28,6 @@ from services.inference.geometric.symmetry import SYMMETRIC, symmetric_frame
 from services.inference.geometric.teasar import curve_skeleton, fold, unfold
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
 
-NAME = "geometric"
-VERSION = "1.0.0"
-
 Progress = Callable[[float, str], None]
 
 # What fills this share of its convex hull has no limbs.
