@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from services.cli.character import write_character
 
+from services.cli.character import write_character
 from services.cli.servers import free_port
 from services.cli.stack import Stack
 
