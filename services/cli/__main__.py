@@ -21,7 +21,7 @@ _WATCH_SECONDS = 0.5
 def main() -> None:
     """Parses the command line and runs one command; exits 1 with a clear text on a failure."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     arguments = _parser().parse_args()
     try:
         match arguments.command:
@@ -38,7 +38,8 @@ def main() -> None:
         console.print(f"Error: {error}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        # It is how `up` is meant to end.
+        sys.exit(0 if arguments.command == "up" else 130)
 
 
 def _parser() -> argparse.ArgumentParser:
