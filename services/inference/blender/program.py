@@ -379,7 +379,7 @@ def _picture_before(socket: Any) -> Any:
 
 
 def export_fbx(out: Path) -> None:
-    report_progress(0.6, "Writing fbx")
+    report_progress(0.6, "Writing FBX")
     name_images()
     link_base_colours()
     bpy.ops.export_scene.fbx(
@@ -439,7 +439,7 @@ def main() -> None:
             static = Path(tempfile.mkdtemp(dir=Path(out).parent)) / "static.glb"
             mesh, skeleton, skin = _arrays(*arrays)
             export_static_glb(Path(asset), mesh, static)
-            report_progress(0.6, "Writing glb")
+            report_progress(0.6, "Writing GLB")
             document = read_glb_document(static)
             rig_document(document, Path(out), mesh, skeleton, skin, int(limit))
         case _:

@@ -73,7 +73,7 @@ def main() -> None:
     asset, out, limit = options.asset, options.out, options.max_triangles
 
     kind, asset_kind = out.suffix.lower(), asset.suffix.lower() if asset else ""
-    report_progress(0.0, f"Writing {kind.lstrip('.')}")
+    report_progress(0.0, f"Writing {kind.lstrip('.').upper()}")
     mesh, skeleton = load_mesh(options.mesh), load_skeleton(options.skeleton)
     skin = load_weights(options.weights) if options.weights else None
     arrays = [str(options.mesh), str(options.skeleton), str(options.weights or "-")]
