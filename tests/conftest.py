@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 from services.cli.servers import free_port, start_nats, start_redis
 
 MODELS = Path(__file__).parents[2] / "shared" / "models"
+
+
+def pytest_configure() -> None:
+    """Node and the servers that were installed with the tests come before the machine's own."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 @functools.cache

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from services.cli.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -110,9 +108,3 @@ def test_the_typescript_client_compiles_and_works_as_written(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Success! Download from: /results/" in done.stdout
-
-
-@pytest.fixture(autouse=True)
-def node_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Node that was installed with the tests' packages comes first."""
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)

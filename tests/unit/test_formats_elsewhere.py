@@ -23,10 +23,6 @@ from tests.sample_models import (
 
 TESTS = Path(__file__).parents[1]
 LIMIT = 100_000
-pytestmark = pytest.mark.skipif(
-    not (TESTS / "node_modules").is_dir(),
-    reason="needs the packages of tests/package.json: run npm ci in tests",
-)
 VALIDATE = """
 const validator = require("gltf-validator");
 const bytes = new Uint8Array(require("fs").readFileSync(process.argv[1]));

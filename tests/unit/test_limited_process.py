@@ -150,7 +150,8 @@ async def test_secrets_of_the_parents_environment_are_not_visible(tmp_path, monk
 
 
 @pytest.mark.skipif(
-    not Path("/sys/kernel/security").exists() or os.uname().release < "5.13",
+    not Path("/sys/kernel/security").exists()
+    or [int(part) for part in os.uname().release.split(".")[:2]] < [5, 13],
     reason="this kernel has no landlock",
 )
 async def test_files_outside_the_scratch_folder_can_neither_be_read_nor_written(tmp_path):
