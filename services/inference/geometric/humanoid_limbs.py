@@ -178,11 +178,17 @@ def _at_height(sections: list[Section], height: float) -> Points:
 
 
 def _bend(points: Points, start: Points, end: Points) -> Points | None:
-    """The point that leaves the line from start to end the most, if it leaves it clearly."""
+    """The point that leaves the line from start to end the most, if it leaves it clearly.
+
+    The first and the last point are no bends: the curve goes on leaving the line beyond them, as
+    it does towards a foot.
+    """
     if not len(points):
         return None
     distances = segment_distances(points, start[None], end[None])[:, 0]
     worst = int(distances.argmax())
+    if worst in (0, len(points) - 1):
+        return None
     if distances[worst] < _BEND * float(np.linalg.norm(end - start)):
         return None
     return np.asarray(points[worst])
