@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from services.inference.formats.gltf import write_glb_document
 from services.inference.geometry import (
     SkinWeights,
     load_mesh,
@@ -26,6 +27,7 @@ from tests.sample_models import (
     box_obj,
     chain_skeleton,
     dense,
+    figure_document,
     human_skeleton,
     smooth_weights,
     write_figure,
@@ -379,3 +381,14 @@ async def test_a_glb_compressed_with_draco_is_read_and_rigged(tmp_path):
         assert len(mesh.faces) == 24
         await read(tmp_path, out, f"back-{out}")
         assert_same_rig(tmp_path / f"back-{out}", mesh, skeleton, skin)
+
+
+async def test_a_file_over_which_blender_stumbles_is_refused_in_words(tmp_path):
+    document = figure_document()
+    broken = {"KHR_materials_specular": {"specularTexture": {"index": 99}}}
+    document.json["materials"][0]["extensions"] = broken
+    write_glb_document(tmp_path / "figure.glb", document)
+    with pytest.raises(StepError) as caught:
+        await rig(tmp_path, "figure.glb", chain_skeleton, "out.fbx")
+    assert caught.value.code == "INVALID_MESH"
+    assert caught.value.detail.startswith("The file could not be read: it is damaged")

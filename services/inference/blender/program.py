@@ -112,7 +112,10 @@ def _import_glb(asset: Path) -> None:
 
 
 def _first_line(error: RuntimeError) -> str:
-    return (str(error).strip() or "it is damaged").splitlines()[0].removeprefix("Error: ")[:200]
+    line = (str(error).strip() or "Python:").splitlines()[0].removeprefix("Error: ")[:200]
+    if line.startswith("Python:"):  # an importer that stumbled; stderr has its traceback
+        return "it is damaged or uses something we do not support."
+    return line
 
 
 def mesh_objects() -> list[Any]:

@@ -90,7 +90,7 @@ def read_glb(document: Document, max_triangles: int) -> GlbModel:
     try:
         return _read(document)
     except MALFORMED as error:
-        raise invalid_mesh(f"The GLB file is damaged: it cannot be read ({error!r}).") from error
+        raise invalid_mesh("The GLB file is damaged: its meshes cannot be read.") from error
 
 
 def rest_matrices(document: Document, tree: NodeTree) -> dict[int, Matrix]:

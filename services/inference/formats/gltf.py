@@ -7,6 +7,7 @@ Source: Khronos glTF 2.0 specification, sections 3.5 (scenes and nodes), 3.6 (ac
 import base64
 import binascii
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError, Overfl
 _MAX_ELEMENTS = 100_000_000
 # A JSON chunk costs about twenty times its size in memory once parsed.
 _MAX_JSON_BYTES = 64 * 1024**2
+# JSON can write half a character, which no other text can hold.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A white pixel for images that are not inside the file.
 WHITE_PIXEL_PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4//8/AAX+Av4zEpUUAAAAAElFTkSuQmCC"
@@ -73,6 +76,8 @@ def read_json(path: Path) -> Json:
         chunk = file.read(length)
     try:
         document = json.loads(chunk.decode("utf-8"))
+        if _SURROGATE.search(chunk):
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise invalid_mesh("The GLB file is damaged: its JSON chunk cannot be read.") from None
     if not isinstance(document, dict):

@@ -6,6 +6,8 @@ from services.inference.formats.program_output import invalid_mesh
 from services.inference.geometry import Float, Int, Mesh
 
 DEFAULT_MAX_TRIANGLES = 5_000_000
+# Each is an object of its own in Blender, whose time for them grows with their square.
+_MAX_PARTS = 10_000
 _EXTENTS = (1e-7, 1e7)  # metres; beyond, single precision can no longer tell a limb
 
 
@@ -18,12 +20,22 @@ def refuse_triangles(count: int, limit: int) -> None:
         )
 
 
+def refuse_parts(count: int) -> None:
+    """Raises Refusal where a file has more separate parts than can be handled one by one."""
+    if count > _MAX_PARTS:
+        raise invalid_mesh(
+            f"The model has {count:,} separate parts; at most {_MAX_PARTS:,} can be rigged. "
+            "Join them and try again."
+        )
+
+
 def checked_mesh(vertices: Float, faces: Int, parts: Int, part_names: tuple[str, ...]) -> Mesh:
     """A Mesh without triangles that have no area by their indices.
 
     vertices (N, 3), faces (F, 3), parts (F,): as in geometry.Mesh. Raises Refusal (INVALID_MESH)
     where there is nothing to rig.
     """
+    refuse_parts(len(part_names))
     if len(faces) == 0:
         raise invalid_mesh("The model has no faces: there is no surface to rig.")
     if faces.min() < 0 or faces.max() >= len(vertices):

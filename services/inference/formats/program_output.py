@@ -30,5 +30,9 @@ def run_program(main: Callable[[], None]) -> None:
     try:
         main()
     except Refusal as refusal:
-        print(json.dumps({"error": refusal.text, "error_code": refusal.code}), flush=True)
+        if refusal.__cause__ is not None:
+            print(repr(refusal.__cause__)[:500], file=sys.stderr)  # for the operator
+        # On a line of its own: libraries may have left one unfinished.
+        line = json.dumps({"error": refusal.text, "error_code": refusal.code})
+        print(f"\n{line}", flush=True)
         sys.exit(3)

@@ -23,6 +23,7 @@ from pathlib import Path
 from services.inference.formats.fbx_scan import scan_fbx
 from services.inference.formats.glb import GlbModel, read_glb
 from services.inference.formats.gltf import read_glb_document, read_json
+from services.inference.formats.gltf_references import check_references
 from services.inference.formats.mesh_checks import DEFAULT_MAX_TRIANGLES
 from services.inference.formats.obj import read_obj
 from services.inference.formats.program_output import Refusal, report_progress, run_program
@@ -94,11 +95,13 @@ def main() -> None:
     if kind == ".obj":
         obj = read_obj(asset, limit)
         save_model(folder, asset, obj.mesh, obj.skeleton, None, obj.notes)
-    elif kind == ".fbx" or (kind in (".glb", ".vrm") and uses_draco(asset)):
-        if kind == ".fbx":
-            scan_fbx(asset, limit)
+    elif kind == ".fbx":
+        scan_fbx(asset, limit)
         become_blender(["read", str(asset), str(folder), str(limit)])
     elif kind in (".glb", ".vrm"):
+        check_references(read_json(asset))
+        if uses_draco(asset):
+            become_blender(["read", str(asset), str(folder), str(limit)])
         glb = read_glb_file(asset, limit)
         save_model(folder, asset, glb.mesh, glb.skeleton, glb.skin, glb.notes)
     else:

@@ -128,7 +128,7 @@ def attach_rig(
     try:
         return _attach(document, model, mesh, skeleton, skin)
     except MALFORMED as error:
-        raise invalid_mesh(f"The GLB file is damaged: it cannot be changed ({error!r}).") from error
+        raise invalid_mesh("The GLB file is damaged: no rig can be put into it.") from error
 
 
 def _attach(
