@@ -18,6 +18,7 @@ from services.gateway.authorize import CSRF_HEADER, SessionHeaders
 from services.gateway.backends import Backends
 from services.gateway.drain import Drain
 from services.gateway.errors import install_error_handlers
+from services.gateway.methods import HeadAsGet
 from services.gateway.notifications import Notifications
 from services.gateway.openapi import install_openapi
 from services.gateway.request_log import RequestLog
@@ -56,7 +57,7 @@ def create_app(
     install_error_handlers(api)
     install_openapi(api)
 
-    app: ASGIApp = SessionHeaders(api)
+    app: ASGIApp = SessionHeaders(HeadAsGet(api))
     if settings.cors_origins:
         app = CORSMiddleware(
             app,

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from services.common.errors import ApiError, ErrorCode
+from services.gateway.methods import allowed_methods
 from services.gateway.schemas import timestamp
 
 log = structlog.get_logger(__name__)
@@ -103,7 +104,11 @@ def install_error_handlers(app: FastAPI) -> None:
         code, detail = _ROUTER_ERRORS.get(
             error.status_code, (ErrorCode.INVALID_REQUEST, str(error.detail))
         )
-        return error_response(ApiError(code, detail), error.headers)
+        headers = dict(error.headers or {})
+        if code is ErrorCode.METHOD_NOT_ALLOWED:
+            # The router names the methods of the first route only that has the path.
+            headers["Allow"] = allowed_methods(app, request.scope)
+        return error_response(ApiError(code, detail), headers)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

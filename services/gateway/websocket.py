@@ -45,6 +45,19 @@ async def events(websocket: WebSocket) -> None:
         await websocket.send_denial_response(error_response(error))
 
 
+@router.get("/ws", include_in_schema=False)
+async def not_a_websocket() -> None:
+    """Clients that speak plain HTTP here, and proxies that drop the Upgrade header."""
+    raise ApiError(ErrorCode.INVALID_REQUEST, "This is a WebSocket: connect with ws:// or wss://")
+
+
+@router.websocket("/{path:path}")
+async def nowhere(websocket: WebSocket) -> None:
+    """Every other path: the router itself would refuse with neither status 404 nor a body."""
+    refusal = error_response(ApiError(ErrorCode.NOT_FOUND, "Not found"))
+    await websocket.send_denial_response(refusal)
+
+
 async def _admitted(websocket: WebSocket, settings: GatewaySettings) -> str:
     """The session's id. ApiError where the origin, the cookie or the session is wrong."""
     origin = websocket.headers.get("origin")
