@@ -5,6 +5,7 @@ SessionHeaders puts the outcome (rate limit, new cookie) on whatever the answer 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
@@ -34,6 +35,8 @@ CSRF_HEADER = "X-CSRF-Token"
 _MAX_CREDENTIAL = 1024
 # Room for any JSON body of the API.
 _MAX_BODY_BYTES = 64 * 1024
+# How long an answer that is ready may wait for the limits it is to show.
+_PEEK_SECONDS = 1.0
 # How long the client may pause within one.
 _BODY_SECONDS = 30
 
@@ -192,11 +195,10 @@ class SessionHeaders:
         await self._app(scope, receive, send_with_headers)
 
     async def _peek(self, connection: HTTPConnection) -> None:
-        """Where sessions does not answer, documentation and health go without the headers."""
-        try:
-            await authorize(connection, ACCESS_PEEK)
-        except ApiError:
-            return
+        """Where sessions does not answer soon, documentation and health go without the headers."""
+        with contextlib.suppress(ApiError, TimeoutError):
+            async with asyncio.timeout(_PEEK_SECONDS):
+                await authorize(connection, ACCESS_PEEK)
 
 
 def _cookie(grant: Grant, secure: bool) -> str:

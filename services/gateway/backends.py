@@ -21,6 +21,9 @@ SESSIONS = "unirig.v1.SessionsService"
 JOBS = "unirig.v1.JobsService"
 STORAGE = "unirig.v1.StorageService"
 
+# A service that takes longer to say that it is well is not.
+_HEALTH_SECONDS = 2.0
+
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
 
@@ -73,7 +76,7 @@ class Backends:
         stub = health_pb2_grpc.HealthStub(self._channels[service])
         try:
             answer = await stub.Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=self._timeout
+                health_pb2.HealthCheckRequest(service=service), timeout=_HEALTH_SECONDS
             )
         except grpc.aio.AioRpcError as failure:
             log.warning("service not healthy", peer=service, code=failure.code().name)
