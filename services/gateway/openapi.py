@@ -1,5 +1,6 @@
 """The OpenAPI document beyond what FastAPI finds by itself: every error, header and event."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -175,8 +176,13 @@ EVENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def answers(*codes: ErrorCode, limited: bool = True) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route: its errors with an example each, and the rate limit's headers."""
+def answers(
+    *codes: ErrorCode, limited: bool = True, texts: Mapping[ErrorCode, str] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route: its errors with an example each, and the rate limit's headers.
+
+    texts: what the errors say where the route has words of its own for them.
+    """
     found: dict[int | str, dict[str, Any]] = {
         "default": {"model": Error, "description": "Any other error: the standard body."}
     }
@@ -185,6 +191,7 @@ def answers(*codes: ErrorCode, limited: bool = True) -> dict[int | str, dict[str
         found[200] = {"headers": headers}
     for code in codes:
         status, detail = _ERRORS[code]
+        detail = (texts or {}).get(code, detail)
         answer = found.setdefault(
             status,
             {

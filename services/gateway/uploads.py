@@ -58,6 +58,7 @@ _INVALID_FORMAT = f"Invalid file format. {SUPPORTED}"
         ErrorCode.RATE_LIMIT_EXCEEDED,
         ErrorCode.SERVICE_UNAVAILABLE,
         ErrorCode.STORAGE_FULL,
+        texts={ErrorCode.RATE_LIMIT_EXCEEDED: "Rate limit exceeded. Maximum 10 uploads per hour."},
     ),
 )
 @access(ACCESS_UPLOAD)
