@@ -55,7 +55,13 @@ class JobLifecycle:
         change = await self._store.claim(
             claim.job_id, claim.attempt, claim.engine, claim.engine_version
         )
-        log.info("job claimed", job_id=claim.job_id, attempt=claim.attempt, verdict=change.verdict)
+        log.info(
+            "job claimed",
+            job_id=claim.job_id,
+            session_id=change.record.job.session_id if change.record else None,
+            attempt=claim.attempt,
+            verdict=change.verdict,
+        )
         if change.verdict == "refused" or change.record is None:
             return False
         job = change.record.job

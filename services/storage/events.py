@@ -68,6 +68,7 @@ async def _consume(connection: Client, nats_replicas: int, back_end: BackEnd) ->
 
 
 async def _apply(message: Msg, back_end: BackEnd) -> None:
+    structlog.contextvars.clear_contextvars()
     try:
         freed = await _delete(message, back_end)
     except (DecodeError, ValueError):
@@ -88,9 +89,13 @@ async def _apply(message: Msg, back_end: BackEnd) -> None:
 async def _delete(message: Msg, back_end: BackEnd) -> Freed:
     if message.subject == SESSION_ENDED:
         ended = messages_pb2.SessionEnded.FromString(message.data)
-        return await back_end.delete_session(_checked(ended.session_id))
+        structlog.contextvars.bind_contextvars(session_id=_checked(ended.session_id))
+        return await back_end.delete_session(ended.session_id)
     deleted = messages_pb2.JobDeleted.FromString(message.data)
-    return await back_end.delete_job(_checked(deleted.session_id), deleted.job_id)
+    structlog.contextvars.bind_contextvars(
+        session_id=_checked(deleted.session_id), job_id=deleted.job_id
+    )
+    return await back_end.delete_job(deleted.session_id, deleted.job_id)
 
 
 def _checked(session_id: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from unirig.v1 import storage_pb2, storage_pb2_grpc
 
 from services.common.errors import ApiError, ErrorCode
@@ -24,6 +25,8 @@ from services.storage.metrics import (
 from services.storage.names import mime_type_of
 from services.storage.records import Lineage, Record
 from services.storage.settings import GIB, MIB, StorageSettings
+
+log = structlog.get_logger(__name__)
 
 _AREAS: dict[int, Area] = {
     storage_pb2.AREA_UPLOADS: "uploads",
@@ -70,6 +73,8 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
                 record = Record(size, datetime.now(UTC), etag, lineage)
                 path = await draft.publish(wanted, record)
         FILES_WRITTEN.labels(path.area).inc()
+        maker = {"job_id": lineage.job_id} if lineage else {}
+        log.info("file stored", session_id=path.session_id, **maker, area=path.area, bytes=size)
         return storage_pb2.PutFileResponse(file=_file_info(path, record))
 
     async def GetFile(
@@ -107,13 +112,16 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         session_id, job_id = _session_id(request.session_id), _job_id(request.job_id)
         freed = await self._back_end.delete_job(session_id, job_id)
         FILES_DELETED.inc(freed.files)
+        log.info("files deleted", session_id=session_id, job_id=job_id, files=freed.files)
         return storage_pb2.DeleteJobFilesResponse(files_deleted=freed.files, bytes_freed=freed.size)
 
     async def DeleteSessionFiles(
         self, request: storage_pb2.DeleteSessionFilesRequest, context: Any
     ) -> storage_pb2.DeleteSessionFilesResponse:
-        freed = await self._back_end.delete_session(_session_id(request.session_id))
+        session_id = _session_id(request.session_id)
+        freed = await self._back_end.delete_session(session_id)
         FILES_DELETED.inc(freed.files)
+        log.info("files deleted", session_id=session_id, files=freed.files)
         return storage_pb2.DeleteSessionFilesResponse(
             files_deleted=freed.files, bytes_freed=freed.size
         )
