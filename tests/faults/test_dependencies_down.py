@@ -1,5 +1,7 @@
 """A service behind the gateway is away: clear refusals at once, the rest works, and it recovers."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -84,3 +86,17 @@ def test_what_needs_the_missing_service_is_refused_and_the_rest_is_served(
     for what in refused:
         if what != "POST cancel":
             assert ask(what).status_code in (200, 404), what
+
+
+def test_health_and_documentation_do_not_wait_for_a_service_that_hangs(fragile: Stack) -> None:
+    os.kill(fragile.pid_of("sessions"), signal.SIGSTOP)
+    try:
+        # Less than the deadline of two calls that run into it, one after the other, seconds.
+        with httpx.Client(base_url=fragile.url, timeout=8) as http:
+            health = http.get("/api/health")
+            assert (health.status_code, health.headers["retry-after"]) == (503, "5")
+            assert http.get("/api/docs").status_code == 200
+    finally:
+        os.kill(fragile.pid_of("sessions"), signal.SIGCONT)
+    with httpx.Client(base_url=fragile.url, timeout=PATIENCE) as http:
+        assert http.get("/api/health").status_code == 200
