@@ -24,6 +24,19 @@ def test_a_result_is_an_attachment_of_bytes(result: str) -> None:
     assert int(response.headers["content-length"]) == len(response.content)
 
 
+def test_every_format_is_downloaded_as_plain_bytes(
+    rigged: tuple[Client, dict[str, dict[str, Any]]],
+) -> None:
+    client, jobs = rigged
+    artifacts = [artifact for job in jobs.values() for artifact in job["artifacts"]]
+    assert {"obj", "fbx", "glb"} <= {artifact["format"] for artifact in artifacts}
+    for artifact in artifacts:
+        head = httpx.head(client.url + artifact["path"])
+        assert head.headers["content-type"] == "application/octet-stream"
+        name = artifact["path"].rpartition("/")[2]
+        assert head.headers["content-disposition"] == f'attachment; filename="{name}"'
+
+
 def test_head_tells_the_same_without_the_body(result: str) -> None:
     got, head = httpx.get(result), httpx.head(result)
     assert head.status_code == 200
