@@ -65,7 +65,10 @@ async def _admitted(websocket: WebSocket, settings: GatewaySettings) -> str:
     if origin is not None and not origin_allowed(origin, host, settings.allowed_origins):
         raise ApiError(ErrorCode.FORBIDDEN, "This origin may not open a WebSocket here")
     grant = await authorize(websocket, ACCESS_READ)
-    if session_id_of(websocket.query_params.get("session", "")) != grant.session_id:
+    named = websocket.query_params.get("session", "")
+    if not named:
+        raise ApiError(ErrorCode.INVALID_REQUEST, "session: name the session, as in /ws?session=")
+    if session_id_of(named) != grant.session_id:
         raise ApiError(ErrorCode.FORBIDDEN, "This session belongs to somebody else")
     return grant.session_id
 

@@ -756,6 +756,17 @@ async def test_a_socket_of_a_session_without_active_jobs_starts_silent(client: C
                 await socket.recv()
 
 
+async def test_a_socket_begins_with_the_state_of_the_active_job(system: System) -> None:
+    settings = system.settings.model_copy(update={"websocket_refresh_seconds": 3600})
+    async with serving(settings) as gateway, client_of(gateway.port) as client:
+        job_id = (await client.job())["job_id"]
+        # No worker runs here: nothing but the connecting makes it known.
+        async with client.socket() as socket:
+            first = await event(socket)
+            assert (first["type"], first["job_id"]) == ("job_progress", job_id)
+            assert (first["status"], first["progress"]) == ("pending", 0)
+
+
 @pytest.mark.parametrize(
     ("session", "headers", "status", "code"),
     [

@@ -91,6 +91,16 @@ async def test_a_socket_needs_the_sessions_own_cookie(client: Client, other: Cli
     assert set(body) >= {"detail", "error_code", "timestamp"}
 
 
+@pytest.mark.parametrize("query", ["", "?session="])
+async def test_a_socket_must_name_its_session(client: Client, query: str) -> None:
+    url = client.url.replace("http", "ws") + f"/ws{query}"
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connect(url, additional_headers={"Cookie": f"session_id={client.cookie}"}):
+            pass
+    body = json.loads(refusal.value.response.body)
+    assert (refusal.value.response.status_code, body["error_code"]) == (400, "INVALID_REQUEST")
+
+
 async def test_a_page_of_another_origin_may_not_connect(client: Client) -> None:
     with pytest.raises(InvalidStatus) as refusal:
         async with socket_of(client, origin="https://elsewhere.example"):
