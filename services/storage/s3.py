@@ -43,7 +43,7 @@ from services.storage.disk_space import DiskSpace
 from services.storage.names import numbered_names
 from services.storage.records import Record
 from services.storage.settings import GIB, StorageSettings
-from services.storage.threads import finish_in_thread
+from services.storage.threads import finish, finish_in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +126,7 @@ class S3BackEnd:
         try:
             yield draft
         finally:
-            await draft.discard()
+            await finish(draft.discard())
 
     async def find(self, path: StoredPath) -> Record:
         with _explained():
@@ -354,8 +354,9 @@ class _S3Draft:
             await finish_in_thread(self._fill, piece)
             rest = rest[len(piece) :]
             if self._part_size == PART_BYTES:
+                # Left in the middle, the store could keep what can't be aborted by its id.
                 with _explained():
-                    await self._send_part()
+                    await finish(self._send_part())
 
     async def publish(self, wanted: StoredPath, record: Record) -> StoredPath:
         with _explained():

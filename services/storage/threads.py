@@ -1,10 +1,10 @@
-"""Blocking file work off the event loop."""
+"""Work that must not be left half done, and blocking file work off the event loop."""
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
@@ -20,10 +20,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENOTCONN)
 
 
-async def finish_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs blocking work in a thread and never leaves it running: a cancelled caller waits for its
-    end, so that no descriptor is closed under it. OSErrors come back as what they mean."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+async def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs it to its end: a cancelled caller waits for that, however often it is cancelled."""
+    work = asyncio.ensure_future(coroutine)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -32,6 +31,13 @@ async def finish_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.
                 await asyncio.wait([work])
         work.exception()
         raise
+
+
+async def finish_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs blocking work in a thread and never leaves it running, so that no descriptor is closed
+    under it. OSErrors come back as what they mean."""
+    try:
+        return await finish(asyncio.to_thread(function, *args, **kwargs))
     except OSError as error:
         if error.errno in _FULL:
             raise storage_full() from error

@@ -95,7 +95,7 @@ async def refusal(call: object) -> tuple[grpc.StatusCode, ErrorCode, str]:
 async def eventually(condition: object, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not await condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, condition
         await asyncio.sleep(0.05)
 
 

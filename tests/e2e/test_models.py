@@ -92,8 +92,7 @@ def test_a_vrm_that_is_no_character_is_read_and_answered_with_a_clear_word(
     client: Client, models: Path
 ) -> None:
     job = client.finished("skeleton", input_file=client.uploaded(models / "small.vrm"))
-    if job["status"] == "failed":
-        assert job["error_code"] == "INVALID_MESH"
-        assert job["error"]
-    else:
-        assert job["output_file"].endswith("_skeleton.vrm")
+    # Two quads can follow a bone or two, but they are no humanoid, and the job says so.
+    assert job["status"] == "completed"
+    assert job["output_file"].endswith("/small_skeleton.glb")
+    assert any("VRM needs a humanoid skeleton" in note for note in job["notes"])
