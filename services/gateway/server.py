@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import structlog
 import uvicorn
@@ -25,6 +25,7 @@ _PING_SECONDS = 20.0
 # Clients say nothing on the WebSocket that we would read.
 _MAX_CLIENT_MESSAGE = 4096
 _CLOSE_SECONDS = 1.0
+_WEBSOCKET_VERSION = "13"
 _MAX_HEAD_BYTES = 64 * 1024
 # Longer than the 60 s for which proxies keep idle connections: they, not we, end them.
 _KEEP_ALIVE_SECONDS = 75
@@ -53,8 +54,27 @@ class _Protocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        headers = dict(self.scope["headers"])
+        is_right = (
+            self.scope["method"] == "GET"
+            and headers.get(b"sec-websocket-version") == _WEBSOCKET_VERSION.encode()
+            and b"sec-websocket-key" in headers
+        )
+        if is_right:
+            super().handle_websocket_upgrade()
+        else:
+            self._refuse(
+                f"The WebSocket handshake is not that of version {_WEBSOCKET_VERSION} (RFC 6455)",
+                {"Sec-WebSocket-Version": _WEBSOCKET_VERSION},
+            )
+
     def send_400_response(self, msg: str) -> None:
-        refusal = error_response(ApiError(ErrorCode.INVALID_REQUEST, msg), {"Connection": "close"})
+        self._refuse(msg, {})
+
+    def _refuse(self, detail: str, headers: Mapping[str, str]) -> None:
+        error = ApiError(ErrorCode.INVALID_REQUEST, detail)
+        refusal = error_response(error, {"Connection": "close", **headers})
         head = [b"%s: %s\r\n" % header for header in refusal.raw_headers]
         lines = [b"HTTP/1.1 400 Bad Request\r\n", *head, b"\r\n", bytes(refusal.body)]
         self.transport.write(b"".join(lines))

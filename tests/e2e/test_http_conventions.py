@@ -65,6 +65,23 @@ def test_plain_http_on_the_websocket_is_told_what_it_is(stack: Stack) -> None:
     assert "WebSocket" in response.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-WebSocket-Version": "12", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="},
+        {"Sec-WebSocket-Version": "13"},
+        {},
+    ],
+)
+def test_a_websocket_of_another_version_is_told_which_is_spoken(
+    stack: Stack, headers: dict[str, str]
+) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", **headers}
+    response = httpx.get(f"{stack.url}/ws?session=x", headers=upgrade)
+    assert (response.status_code, response.json()["error_code"]) == (400, "INVALID_REQUEST")
+    assert response.headers["sec-websocket-version"] == "13"
+
+
 @pytest.mark.parametrize("path", ["/", "/wsx", "/ws/", "/api/health", "/results/a/b"])
 async def test_a_websocket_elsewhere_is_not_found(stack: Stack, path: str) -> None:
     with pytest.raises(InvalidStatus) as refusal:
