@@ -52,6 +52,10 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if self.parser.get_http_version() == "1.1" and hosts != 1:
+            # The parser makes its own refusal of it (RFC 9112, section 3.2).
+            raise ValueError("a request names its host once")
         super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:
@@ -134,8 +138,10 @@ def _config(settings: GatewaySettings, app: ASGIApp) -> uvicorn.Config:
     # uvicorn's own lines would show the WebSockets' queries; ours say the rest.
     uvicorn_log = logging.getLogger("uvicorn.error")
     uvicorn_log.setLevel(logging.WARNING)
-    # What uvicorn says of every WebSocket that is refused with an answer, as ours are.
-    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.msg)
+    # What uvicorn says of every WebSocket that is refused with an answer, as ours are, and of
+    # clients whose text is none.
+    unsaid = ("without completing handshake", "Invalid UTF-8 sequence")
+    uvicorn_log.addFilter(lambda record: not any(text in record.msg for text in unsaid))
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,

@@ -21,7 +21,7 @@ def _changed(path: str, value: object) -> Json:
 
 def test_a_sound_description_passes() -> None:
     check_references(figure_document().json)
-    check_references({})
+    check_references({"asset": {"version": "2.0"}})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,8 @@ def test_a_reference_that_leads_nowhere_is_refused(path: str, value: object) -> 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        ("asset", None),
+        ("asset", {}),
         ("buffers", 5),
         ("buffers 0", None),
         ("buffers 0 byteLength", -1),
@@ -96,7 +98,10 @@ def test_nodes_that_are_no_tree_are_refused(children: list[int]) -> None:
 
 def test_nodes_may_be_nested_but_not_without_end() -> None:
     def chain(length: int) -> Json:
-        return {"nodes": [{"children": [index + 1]} for index in range(length)] + [{}]}
+        return {
+            "asset": {"version": "2.0"},
+            "nodes": [{"children": [index + 1]} for index in range(length)] + [{}],
+        }
 
     check_references(chain(499))
     with pytest.raises(Refusal, match="nested more than 500 levels"):

@@ -87,6 +87,8 @@ def _object(value: object) -> Json:
 
 
 def _check_values(description: Json) -> None:
+    if not isinstance(description["asset"]["version"], str):
+        raise TypeError("not a version")
     _object(description.get("extensions", {}))
     _list(description.get("extensionsUsed", []))
     for length in _values(description, ["buffers", "*", "byteLength"]):
