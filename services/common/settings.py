@@ -9,7 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServiceSettings(BaseSettings):
     """Settings that all services share; each is the environment variable of the same name."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    # A wrong setting may hold a secret: its value stays out of the error.
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     # Where gRPC, metrics and the web listen.

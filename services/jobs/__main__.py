@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 async def serve(settings: JobsSettings) -> None:
     """Serves until SIGTERM or SIGINT, then lets calls and events in progress end."""
     stopped = stop_event()
-    redis = connect_redis(settings.redis_url)
+    redis = connect_redis(settings.redis_url.get_secret_value())
     store = JobStore(redis, settings.patience_ms)
     readiness = Readiness(store)
     serve_metrics(settings.bind_host, settings.metrics_port, lambda: readiness.ready)

@@ -1,11 +1,14 @@
 """What the jobs service reads from its environment."""
 
+from pydantic import SecretStr
+
 from services.common import subjects
 from services.common.settings import RpcServiceSettings
 
 
 class JobsSettings(RpcServiceSettings):
-    redis_url: str = "redis://redis:6379/0"
+    # Secret, as it may hold a password.
+    redis_url: SecretStr = SecretStr("redis://redis:6379/0")
     # A worker that says nothing to JetStream for this long is dead, seconds.
     ack_wait_seconds: float = subjects.ACK_WAIT.total_seconds()
     # Jobs that may be with workers at once.
