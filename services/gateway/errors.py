@@ -73,6 +73,14 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
     return JSONResponse(body, status, all_headers)
 
 
+def raw_refusal(detail: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """A whole HTTP answer to what is no request, after which the connection ends."""
+    error = ApiError(ErrorCode.INVALID_REQUEST, detail)
+    answer = error_response(error, {"Connection": "close", **(headers or {})})
+    head = [b"%s: %s\r\n" % header for header in answer.raw_headers]
+    return b"".join([b"HTTP/1.1 400 Bad Request\r\n", *head, b"\r\n", bytes(answer.body)])
+
+
 def validation_detail(error: RequestValidationError) -> str:
     """The first thing wrong with the request, as a sentence a person can act on."""
     first = error.errors()[0]

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -12,12 +13,12 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from services.common.errors import ApiError, ErrorCode
 from services.gateway.app import create_app
 from services.gateway.backends import Backends
-from services.gateway.errors import error_response
+from services.gateway.errors import raw_refusal
 from services.gateway.notifications import Notifications
 from services.gateway.settings import GatewaySettings
+from services.gateway.websocket_protocol import WebSocketProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -25,8 +26,8 @@ _PING_SECONDS = 20.0
 # Clients say nothing on the WebSocket that we would read.
 _MAX_CLIENT_MESSAGE = 4096
 _CLOSE_SECONDS = 1.0
-_WEBSOCKET_VERSION = "13"
 _MAX_HEAD_BYTES = 64 * 1024
+_HEAD_TOO_LARGE = "The request's headers are too large"
 # Longer than the 60 s for which proxies keep idle connections: they, not we, end them.
 _KEEP_ALIVE_SECONDS = 75
 
@@ -37,13 +38,14 @@ class _Protocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _fault = ""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self.send_400_response("The request's headers are too large")
+                self.send_400_response(_HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -52,36 +54,21 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > _MAX_HEAD_BYTES:
+            self._stop_parser(_HEAD_TOO_LARGE)
         hosts = sum(name == b"host" for name, _ in self.headers)
         if self.parser.get_http_version() == "1.1" and hosts != 1:
-            # The parser makes its own refusal of it (RFC 9112, section 3.2).
-            raise ValueError("a request names its host once")
+            self._stop_parser("A request names its host once")  # RFC 9112, section 3.2
         super().on_headers_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        headers = dict(self.scope["headers"])
-        is_right = (
-            self.scope["method"] == "GET"
-            and headers.get(b"sec-websocket-version") == _WEBSOCKET_VERSION.encode()
-            and b"sec-websocket-key" in headers
-        )
-        if is_right:
-            super().handle_websocket_upgrade()
-        else:
-            self._refuse(
-                f"The WebSocket handshake is not that of version {_WEBSOCKET_VERSION} (RFC 6455)",
-                {"Sec-WebSocket-Version": _WEBSOCKET_VERSION},
-            )
+    def _stop_parser(self, fault: str) -> NoReturn:
+        """Within a callback of it: it ends with an error, and the refusal says why."""
+        self._fault = fault
+        raise ValueError(fault)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(msg, {})
-
-    def _refuse(self, detail: str, headers: Mapping[str, str]) -> None:
-        error = ApiError(ErrorCode.INVALID_REQUEST, detail)
-        refusal = error_response(error, {"Connection": "close", **headers})
-        head = [b"%s: %s\r\n" % header for header in refusal.raw_headers]
-        lines = [b"HTTP/1.1 400 Bad Request\r\n", *head, b"\r\n", bytes(refusal.body)]
-        self.transport.write(b"".join(lines))
+        self.transport.write(raw_refusal(self._fault or msg))
         self.transport.close()
 
 
@@ -146,6 +133,7 @@ def _config(settings: GatewaySettings, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=_Protocol,
+        ws=WebSocketProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
