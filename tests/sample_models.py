@@ -160,3 +160,75 @@ def box_obj() -> bytes:
             )
         lines.append("f " + " ".join(f"{v - 8}/{c - 4}" for c, v in enumerate(BOX_QUADS[-1])))
     return ("\n".join(lines) + "\n").encode()
+
+
+def ascii_fbx(picture: str) -> str:
+    """A tetrahedron of 1 x 2 x 3 m, whose material has its picture at a path or address."""
+    return _ASCII_FBX.format(picture=picture)
+
+
+_ASCII_FBX = """; FBX 7.4.0 project file
+FBXHeaderExtension:  {{
+    FBXHeaderVersion: 1003
+    FBXVersion: 7400
+}}
+GlobalSettings:  {{
+    Version: 1000
+    Properties70:  {{
+        P: "UpAxis", "int", "Integer", "",1
+        P: "UpAxisSign", "int", "Integer", "",1
+        P: "FrontAxis", "int", "Integer", "",2
+        P: "FrontAxisSign", "int", "Integer", "",1
+        P: "CoordAxis", "int", "Integer", "",0
+        P: "CoordAxisSign", "int", "Integer", "",1
+        P: "UnitScaleFactor", "double", "Number", "",100
+    }}
+}}
+Objects:  {{
+    Geometry: 1, "Geometry::body", "Mesh" {{
+        Vertices: *12 {{
+            a: 0,0,0,1,0,0,0,2,0,0,0,3
+        }}
+        PolygonVertexIndex: *12 {{
+            a: 0,2,-2,0,1,-4,0,3,-3,1,2,-4
+        }}
+        GeometryVersion: 124
+        LayerElementUV: 0 {{
+            Version: 101
+            Name: "UVMap"
+            MappingInformationType: "ByPolygonVertex"
+            ReferenceInformationType: "Direct"
+            UV: *24 {{
+                a: 0,0,1,0,1,1,0,0,1,0,1,1,0,0,1,0,1,1,0,0,1,0,1,1
+            }}
+        }}
+        Layer: 0 {{
+            Version: 100
+            LayerElement:  {{
+                Type: "LayerElementUV"
+                TypedIndex: 0
+            }}
+        }}
+    }}
+    Model: 2, "Model::body", "Mesh" {{
+        Version: 232
+    }}
+    Material: 3, "Material::paint", "" {{
+        Version: 102
+        ShadingModel: "phong"
+    }}
+    Texture: 4, "Texture::picture", "" {{
+        Type: "TextureVideoClip"
+        Version: 202
+        TextureName: "Texture::picture"
+        FileName: "{picture}"
+        RelativeFilename: "{picture}"
+    }}
+}}
+Connections:  {{
+    C: "OO",2,0
+    C: "OO",1,2
+    C: "OO",3,2
+    C: "OP",4,3, "DiffuseColor"
+}}
+"""

@@ -23,6 +23,7 @@ from services.inference.geometry import (
 )
 from services.inference.limited_process import GIB, Limits, StepError, run_step
 from tests.sample_models import (
+    ascii_fbx,
     box_mesh,
     box_obj,
     chain_skeleton,
@@ -237,73 +238,6 @@ async def test_an_unknown_ending_is_refused(tmp_path):
     assert (await refusal(tmp_path, "model.stl")).code == "INVALID_FILE_FORMAT"
 
 
-ASCII_FBX = """; FBX 7.4.0 project file
-FBXHeaderExtension:  {{
-    FBXHeaderVersion: 1003
-    FBXVersion: 7400
-}}
-GlobalSettings:  {{
-    Version: 1000
-    Properties70:  {{
-        P: "UpAxis", "int", "Integer", "",1
-        P: "UpAxisSign", "int", "Integer", "",1
-        P: "FrontAxis", "int", "Integer", "",2
-        P: "FrontAxisSign", "int", "Integer", "",1
-        P: "CoordAxis", "int", "Integer", "",0
-        P: "CoordAxisSign", "int", "Integer", "",1
-        P: "UnitScaleFactor", "double", "Number", "",100
-    }}
-}}
-Objects:  {{
-    Geometry: 1, "Geometry::body", "Mesh" {{
-        Vertices: *12 {{
-            a: 0,0,0,1,0,0,0,2,0,0,0,3
-        }}
-        PolygonVertexIndex: *12 {{
-            a: 0,2,-2,0,1,-4,0,3,-3,1,2,-4
-        }}
-        GeometryVersion: 124
-        LayerElementUV: 0 {{
-            Version: 101
-            Name: "UVMap"
-            MappingInformationType: "ByPolygonVertex"
-            ReferenceInformationType: "Direct"
-            UV: *24 {{
-                a: 0,0,1,0,1,1,0,0,1,0,1,1,0,0,1,0,1,1,0,0,1,0,1,1
-            }}
-        }}
-        Layer: 0 {{
-            Version: 100
-            LayerElement:  {{
-                Type: "LayerElementUV"
-                TypedIndex: 0
-            }}
-        }}
-    }}
-    Model: 2, "Model::body", "Mesh" {{
-        Version: 232
-    }}
-    Material: 3, "Material::paint", "" {{
-        Version: 102
-        ShadingModel: "phong"
-    }}
-    Texture: 4, "Texture::picture", "" {{
-        Type: "TextureVideoClip"
-        Version: 202
-        TextureName: "Texture::picture"
-        FileName: "{picture}"
-        RelativeFilename: "{picture}"
-    }}
-}}
-Connections:  {{
-    C: "OO",2,0
-    C: "OO",1,2
-    C: "OO",3,2
-    C: "OP",4,3, "DiffuseColor"
-}}
-"""
-
-
 @pytest.mark.parametrize("out", ["out.fbx", "out.glb"])
 async def test_an_ascii_fbx_is_read_and_pictures_of_the_host_stay_out(tmp_path, out):
     scratch = tmp_path / "scratch"
@@ -313,7 +247,7 @@ async def test_an_ascii_fbx_is_read_and_pictures_of_the_host_stay_out(tmp_path, 
     picture.write_bytes(secret)
     (scratch / "near.png").write_bytes(secret)
     for name, place in (("far", picture), ("near", "near.png")):
-        (scratch / f"{name}.fbx").write_text(ASCII_FBX.format(picture=place))
+        (scratch / f"{name}.fbx").write_text(ascii_fbx(str(place)))
         mesh, skeleton, skin = await rig(scratch, f"{name}.fbx", chain_skeleton, out)
         assert mesh.faces.shape == (4, 3)
         np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), [1, 2, 3], atol=1e-6)

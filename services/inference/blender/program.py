@@ -44,6 +44,7 @@ from services.inference.geometry import (
 )
 
 _LONGEST_BONE_NAME = 63
+_SHORTEST_BONE = 2e-6  # metres; Blender deletes bones of 1e-6
 _LENGTH_PROPERTY = "bone_length"
 
 
@@ -71,7 +72,10 @@ def import_asset(asset: Path) -> None:
         else:
             _import_glb(asset)
     except RuntimeError as error:
-        raise invalid_mesh(f"The file could not be read: {_first_line(error)}") from error
+        # Blender's own words name places on this machine; they go to the operator only.
+        raise invalid_mesh(
+            "The file could not be read: it is damaged or uses something we do not support."
+        ) from error
     for image in list(bpy.data.images):
         if image.packed_file is None:
             bpy.data.images.remove(image)
@@ -109,13 +113,6 @@ def _import_glb(asset: Path) -> None:
         path = Path(tempfile.mkdtemp(dir=asset.parent)) / "model.glb"
         shutil.copyfile(asset, path)
     bpy.ops.import_scene.gltf(filepath=str(path), disable_bone_shape=True)
-
-
-def _first_line(error: RuntimeError) -> str:
-    line = (str(error).strip() or "Python:").splitlines()[0].removeprefix("Error: ")[:200]
-    if line.startswith("Python:"):  # an importer that stumbled; stderr has its traceback
-        return "it is damaged or uses something we do not support."
-    return line
 
 
 def mesh_objects() -> list[Any]:
@@ -289,12 +286,12 @@ def add_armature(skeleton: Skeleton) -> tuple[Any, list[str]]:
     bpy.context.view_layer.objects.active = armature
     bpy.ops.object.mode_set(mode="EDIT")
     heads, tails = to_blender(skeleton.heads), to_blender(skeleton.tails)
-    shortest = 1e-4 * max(float(np.ptp(np.vstack([heads, tails]), axis=0).max()), 1e-3)
+    shortest = max(1e-4 * float(np.ptp(np.vstack([heads, tails]), axis=0).max()), _SHORTEST_BONE)
     bones: list[Any] = []
     for joint, name in enumerate(skeleton.names):
         bone = data.edit_bones.new(name[:_LONGEST_BONE_NAME])
         bone.head, bone.tail = heads[joint], tails[joint]
-        if bone.length < shortest:  # Blender deletes bones without a length
+        if bone.length < shortest:
             bone.tail = heads[joint] + (0.0, 0.0, shortest)
         if joint:
             bone.parent = bones[skeleton.parents[joint]]

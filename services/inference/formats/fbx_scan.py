@@ -38,8 +38,10 @@ def _polygon_corners(data: bytes) -> int:
     corners = 0
     ends = [len(data)]
     offset = 27
-    while ends:
+    while True:
         if offset + size > ends[-1]:
+            if len(ends) == 1:
+                raise invalid_mesh("The FBX file is truncated: its last record is missing.")
             offset = ends.pop()
             continue
         end, _, length, name_length = struct.unpack_from(header, data, offset)
@@ -58,4 +60,3 @@ def _polygon_corners(data: bytes) -> int:
             if name == b"PolygonVertexIndex" and data[first : first + 1] in (b"i", b"l"):
                 corners += struct.unpack_from("<I", data, first + 1)[0]
             offset = end
-    return corners

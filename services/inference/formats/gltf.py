@@ -32,7 +32,10 @@ _COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 
 _KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 # What a file's own numbers and types can raise when they are not what they should be.
-MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError)
+MALFORMED = (
+    *(KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError),
+    RecursionError,
+)
 # No accessor of a file under the upload limit has more, so none can ask for more memory.
 _MAX_ELEMENTS = 100_000_000
 # A JSON chunk costs about twenty times its size in memory once parsed.

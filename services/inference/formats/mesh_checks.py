@@ -8,7 +8,8 @@ from services.inference.geometry import Float, Int, Mesh
 DEFAULT_MAX_TRIANGLES = 5_000_000
 # Each is an object of its own in Blender, whose time for them grows with their square.
 _MAX_PARTS = 10_000
-_EXTENTS = (1e-7, 1e7)  # metres; beyond, single precision can no longer tell a limb
+# Metres. Below, Blender takes bones for points; above, single precision can tell no limb.
+_EXTENTS = (1e-4, 1e7)
 
 
 def refuse_triangles(count: int, limit: int) -> None:
