@@ -27,6 +27,8 @@ _PING_SECONDS = 20.0
 _MAX_CLIENT_MESSAGE = 4096
 _CLOSE_SECONDS = 1.0
 _MAX_HEAD_BYTES = 64 * 1024
+# For a request's head to arrive, from the connection or the head's first byte.
+_HEAD_SECONDS = 30.0
 _HEAD_TOO_LARGE = "The request's headers are too large"
 # Longer than the 60 s for which proxies keep idle connections: they, not we, end them.
 _KEEP_ALIVE_SECONDS = 75
@@ -39,6 +41,15 @@ class _Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _fault = ""
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -50,10 +61,12 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._head_bytes = 0
         self._in_head = True
+        self._expect_head()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._stop_head_timer()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > _MAX_HEAD_BYTES:
             self._stop_parser(_HEAD_TOO_LARGE)
@@ -61,6 +74,21 @@ class _Protocol(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.1" and hosts != 1:
             self._stop_parser("A request names its host once")  # RFC 9112, section 3.2
         super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._stop_head_timer()
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.send_400_response("The request's headers did not arrive in time")
+        else:
+            self._expect_head()  # it waits behind an answer that is still being sent
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _stop_parser(self, fault: str) -> NoReturn:
         """Within a callback of it: it ends with an error, and the refusal says why."""

@@ -28,6 +28,7 @@ from services.cli.servers import free_port, start_nats, start_redis
 from services.common import broker, subjects
 from services.common.errors import ApiError, ErrorCode
 from services.common.rpc import RpcServer, open_channel
+from services.gateway import server
 from services.gateway.server import Gateway, serving
 from services.gateway.settings import GatewaySettings
 from tests.job_services import HOST, ServiceProcess
@@ -887,6 +888,22 @@ async def test_a_request_head_without_end_is_refused(gateway: Gateway, head: byt
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + head)
     answer = await read_answer(reader)
     assert (answer.status, answer.json()["error_code"]) == (400, "INVALID_REQUEST")
+    writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_request_head_that_does_not_come_is_given_up(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(server, "_HEAD_SECONDS", 0.3)
+    reader, writer = await asyncio.open_connection(HOST, gateway.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * bool(begun))
+    if begun:
+        assert (await read_answer(reader)).status == 200
+    writer.write(begun)
+    answer = await read_answer(reader)
+    assert (answer.status, answer.json()["error_code"]) == (400, "INVALID_REQUEST")
+    assert await reader.read() == b""
     writer.close()
 
 
