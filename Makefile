@@ -10,7 +10,7 @@ RUNTIME := gateway,sessions,jobs,storage,inference,cli
 # One thread a process: the stack has many processes and they share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help up demo test lint types protos lock bench-upload bench-storage clean
+.PHONY: help up demo test lint types protos lock bench-upload bench-storage bench-large clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench-upload: $(VENV)/runtime ## Measure every service's memory under 8 uploads 
 
 bench-storage: $(VENV)/test ## Measure the storage service's memory and rate on both back ends
 	$(BIN)/python -m tests.bench.storage_memory
+
+bench-large: $(VENV)/runtime ## Measure what a model of 5 million triangles costs to rig
+	$(BIN)/python -m tests.bench.large_model
 
 clean: ## Remove what the targets above made, but not DATA
 	rm -rf $(VENV) protos/gen tests/node_modules demo

@@ -7,7 +7,10 @@ from typing import Any
 
 import httpx
 
-_POLL_SECONDS = 0.25
+# Soon at first, then seldom: a session may ask 1000 times an hour.
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 5.0
+_PAUSE_GROWTH = 1.1
 _CHUNK_BYTES = 256 * 1024
 _ENDED = ("completed", "failed", "cancelled")
 
@@ -47,10 +50,12 @@ class UniRigClient:
         Interrupted, it cancels the job before it passes the interrupt on.
         """
         job = self._request("POST", f"/api/jobs/{kind}", json=request)
+        pause = _FIRST_PAUSE_SECONDS
         try:
             while job["status"] not in _ENDED:
                 report(job["progress"] / 100, job.get("message") or "Waiting")
-                time.sleep(_POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
                 job = self._request("GET", f"/api/jobs/{job['job_id']}")
         except KeyboardInterrupt:
             self._request("POST", f"/api/jobs/{job['job_id']}/cancel")
