@@ -1,13 +1,8 @@
 """Storage, jobs and inference workers as processes of their own, and a client of their gRPC."""
 
 import asyncio
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,75 +13,13 @@ from unirig.v1 import jobs_pb2, jobs_pb2_grpc, storage_pb2, storage_pb2_grpc
 
 from services.cli.servers import LocalServer, free_port, start_nats, start_redis
 from services.common.rpc import open_channel
+from tests.service_process import HOST, ServiceProcess
 
-HOST = "127.0.0.1"
 ENDED = {
     jobs_pb2.JOB_STATUS_COMPLETED,
     jobs_pb2.JOB_STATUS_FAILED,
     jobs_pb2.JOB_STATUS_CANCELLED,
 }
-
-
-@dataclass
-class ServiceProcess:
-    """python -m services.NAME, with the environment given."""
-
-    name: str
-    environment: dict[str, str]
-    log: Path
-    metrics_port: int = field(default_factory=free_port)
-    process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def start(self, is_ready: bool = True) -> "ServiceProcess":
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.name}"],
-                env={
-                    **os.environ,
-                    "BIND_HOST": HOST,
-                    "METRICS_PORT": str(self.metrics_port),
-                    **self.environment,
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        deadline = time.monotonic() + 60
-        while is_ready and not self.is_ready():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-        return self
-
-    def is_ready(self) -> bool:
-        return self._get("/readyz") is not None
-
-    def metrics(self) -> str:
-        return self._get("/metrics") or ""
-
-    def _get(self, path: str) -> str | None:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}{path}") as answer:
-                return str(answer.read().decode())
-        except OSError:
-            return None
-
-    def stop(self) -> int:
-        """SIGTERM; the exit status."""
-        return self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: signal.Signals) -> int:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(60)
 
 
 @dataclass

@@ -3,112 +3,38 @@
 import hashlib
 import os
 import secrets
-import signal
 import subprocess
-import sys
 import sysconfig
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import grpc
 from unirig.v1 import storage_pb2, storage_pb2_grpc
 
 from services.cli.servers import free_port, wait_for_port
 from services.common.rpc import open_channel
+from tests.service_process import HOST, ServiceProcess
 
-HOST = "127.0.0.1"
 SERVICE = "unirig.v1.StorageService"
 KIB, MIB = 1024, 1024**2
 
 
-@dataclass
-class StorageServer:
-    """python -m services.storage, with the environment given."""
+class StorageServer(ServiceProcess):
+    """python -m services.storage, on ports of its own each time it starts."""
 
-    environment: dict[str, str]
-    log: Path
-    grpc_port: int = 0
-    metrics_port: int = 0
-    process: "subprocess.Popen[bytes] | None" = None
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        super().__init__("storage", dict(environment), log)
 
     @property
     def address(self) -> str:
-        return f"{HOST}:{self.grpc_port}"
+        return f"{HOST}:{self.environment['GRPC_PORT']}"
 
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def start(self, preexec_fn: Callable[[], None] | None = None) -> "StorageServer":
-        """Starts on new ports and waits until it is ready."""
-        for _ in range(5):
-            self._spawn(preexec_fn)
-            if self._becomes_ready():
-                return self
-            # Another process was faster to take the port.
-            if "cannot listen" not in self.log.read_text():
-                break
-        raise AssertionError(self.log.read_text())
-
-    def _spawn(self, preexec_fn: Callable[[], None] | None) -> None:
-        self.grpc_port, self.metrics_port = free_port(), free_port()
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.storage"],
-                env={
-                    **os.environ,
-                    "BIND_HOST": HOST,
-                    "GRPC_PORT": str(self.grpc_port),
-                    "METRICS_PORT": str(self.metrics_port),
-                    **self.environment,
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=preexec_fn,
-            )
-
-    def _becomes_ready(self) -> bool:
-        assert self.process is not None
-        deadline = time.monotonic() + 60
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if self.probe("/readyz") == 200:
-                return True
-            time.sleep(0.05)
-        return False
-
-    def probe(self, path: str) -> int:
-        """The HTTP status of the metrics port's answer, 0 for none."""
-        try:
-            url = f"http://{HOST}:{self.metrics_port}{path}"
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-
-    def metrics(self) -> str:
-        url = f"http://{HOST}:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return str(answer.read().decode())
-
-    def stop(self) -> int:
-        """SIGTERM; the exit status."""
-        return self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: signal.Signals) -> int:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(60)
+    def start(self, preexec_fn: Callable[[], None] | None = None) -> Self:
+        self.metrics_port = free_port()
+        self.environment["GRPC_PORT"] = str(free_port())
+        return super().start(preexec_fn)
 
 
 @dataclass
@@ -170,7 +96,7 @@ COMMIT = storage_pb2.PutFileRequest(commit=storage_pb2.PutFileCommit())
 
 
 class Client:
-    """The calls of the contract on Python values."""
+    """The calls of the contract on Python values; they wait for a service that is not up yet."""
 
     def __init__(self, channel: grpc.aio.Channel, session_id: str) -> None:
         self.stub = storage_pb2_grpc.StorageServiceStub(channel)
@@ -204,7 +130,7 @@ class Client:
                 yield storage_pb2.PutFileRequest(chunk=piece)
             yield COMMIT
 
-        return (await self.stub.PutFile(requests(), timeout=120)).file
+        return (await self.stub.PutFile(requests(), timeout=120, wait_for_ready=True)).file
 
     async def get(
         self, path: str, offset: int = 0, length: int = 0
@@ -212,29 +138,34 @@ class Client:
         request = storage_pb2.GetFileRequest(
             session_id=self.session_id, path=path, offset=offset, length=length
         )
-        received = [response async for response in self.stub.GetFile(request, timeout=120)]
+        received = [
+            response
+            async for response in self.stub.GetFile(request, timeout=120, wait_for_ready=True)
+        ]
         assert received[0].WhichOneof("part") == "file"
         assert all(0 < len(response.chunk) <= MIB for response in received[1:])
         return received[0].file, b"".join(response.chunk for response in received[1:])
 
     async def stat(self, path: str) -> storage_pb2.FileInfo:
         request = storage_pb2.StatFileRequest(session_id=self.session_id, path=path)
-        return (await self.stub.StatFile(request, timeout=30)).file
+        return (await self.stub.StatFile(request, timeout=30, wait_for_ready=True)).file
 
     async def usage(self) -> tuple[int, int, int]:
         request = storage_pb2.GetUsageRequest(session_id=self.session_id)
-        usage = await self.stub.GetUsage(request, timeout=30)
+        usage = await self.stub.GetUsage(request, timeout=30, wait_for_ready=True)
         return usage.uploads, usage.results, usage.bytes
 
     async def delete_job(self, job_id: str) -> tuple[int, int]:
         request = storage_pb2.DeleteJobFilesRequest(session_id=self.session_id, job_id=job_id)
-        freed = await self.stub.DeleteJobFiles(request, timeout=30)
+        freed = await self.stub.DeleteJobFiles(request, timeout=30, wait_for_ready=True)
         return freed.files_deleted, freed.bytes_freed
 
     async def delete_session(self) -> tuple[int, int]:
         request = storage_pb2.DeleteSessionFilesRequest(session_id=self.session_id)
-        freed = await self.stub.DeleteSessionFiles(request, timeout=30)
+        freed = await self.stub.DeleteSessionFiles(request, timeout=30, wait_for_ready=True)
         return freed.files_deleted, freed.bytes_freed
 
     async def space(self) -> storage_pb2.GetDiskSpaceResponse:
-        return await self.stub.GetDiskSpace(storage_pb2.GetDiskSpaceRequest(), timeout=30)
+        return await self.stub.GetDiskSpace(
+            storage_pb2.GetDiskSpaceRequest(), timeout=30, wait_for_ready=True
+        )

@@ -31,7 +31,7 @@ from services.common.rpc import RpcServer, open_channel
 from services.gateway import server
 from services.gateway.server import Gateway, serving
 from services.gateway.settings import GatewaySettings
-from tests.job_services import HOST, ServiceProcess
+from tests.service_process import HOST, ServiceProcess
 
 MIB = 2**20
 OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"

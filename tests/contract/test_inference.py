@@ -412,7 +412,8 @@ async def test_a_worker_may_run_several_jobs_at_once(tmp_path: Path) -> None:
 async def test_the_worker_is_ready_only_while_storage_answers(tmp_path: Path) -> None:
     async with job_services(tmp_path) as services:
         services.storage.stop()
-        worker = services.worker().start(is_ready=False)
+        worker = services.worker()
+        worker.spawn()
         assert not worker.is_ready()
         services.storage.start()
         await until(worker.is_ready)

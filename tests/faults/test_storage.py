@@ -50,6 +50,7 @@ def server(volume: Path, tmp_path: Path) -> Iterator[StorageServer]:
     }
     server = StorageServer(settings, tmp_path / "log")
     yield server
+    print(server.log.read_text())
     assert server.stop() == 0
 
 

@@ -99,7 +99,7 @@ async def test_a_job_is_tried_again_where_storage_stays_away_for_long(
     services.storage.kill()
     job_id = await services.create(SKELETON, upload)
     worker = services.worker(STORAGE_PATIENCE_SECONDS="0.1", RETRY_SECONDS="1")
-    worker.start(is_ready=False)
+    worker.spawn()
     await services.when(job_id, lambda job: job.attempt == 2)
     services.storage.start()
     job = await services.ended(job_id)
@@ -111,7 +111,7 @@ async def test_after_the_last_try_the_user_learns_why(services: JobServices) -> 
     upload = await services.upload("hero.obj", figure_obj())
     services.storage.kill()
     job_id = await services.create(SKELETON, upload)
-    services.worker(STORAGE_PATIENCE_SECONDS="0.1", RETRY_SECONDS="0.1").start(is_ready=False)
+    services.worker(STORAGE_PATIENCE_SECONDS="0.1", RETRY_SECONDS="0.1").spawn()
     job = await services.ended(job_id)
     services.storage.start()
     assert (job.status, job.attempt) == (jobs_pb2.JOB_STATUS_FAILED, 3), job
