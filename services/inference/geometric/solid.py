@@ -8,13 +8,20 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from services.inference.geometric.surface import Indices, Points, surface_samples
+from services.inference.geometric.surface import (
+    Indices,
+    Points,
+    longest_sides,
+    surface_samples,
+)
 
 Bits = npt.NDArray[np.bool_]
 
 _RESOLUTION = 72
 _MOST_CELLS = 60_000
 _PADDING = 3
+# Pairs of a cell and a triangle near it; each takes about 50 ns.
+_MOST_WINDING = 200_000_000
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -107,8 +114,14 @@ def _reached_from_outside(surface: Bits) -> Bits:
 
 
 def _wound(vertices: Points, faces: Indices, origin: Points, cell: float, known: Bits) -> Bits:
-    """The cells, beyond those known to be inside, that the surface winds around."""
+    """The cells, beyond those known to be inside, that the surface winds around.
+
+    None where most triangles cross the whole model: each would have to be looked at from nearly
+    every cell, which takes minutes, and such a soup has no inside to speak of.
+    """
     wound = np.zeros_like(known)
+    if (longest_sides(vertices[faces]) ** 3).sum() / cell**3 > _MOST_WINDING:
+        return wound
     open_cells = np.argwhere(~known)
     number = igl.fast_winding_number(vertices, faces, origin + open_cells * cell)
     i, j, k = open_cells[np.abs(number) > 0.5].T

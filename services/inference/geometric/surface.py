@@ -16,6 +16,9 @@ Indices = npt.NDArray[np.int64]
 _SMALLEST = 1e-9
 _LARGEST = 1e12
 _SAMPLES_PER_CHUNK = 500_000
+_MOST_SAMPLES = 20_000_000
+# 1, 2, 3, 4, 6, 8, 12, ... 1024
+_STEP_COUNTS = np.unique(np.concatenate([2 ** np.arange(11), 3 * 2 ** np.arange(9)]))
 
 
 @dataclass(frozen=True)
@@ -122,22 +125,61 @@ def decimate(vertices: Points, faces: Indices, max_faces: int) -> tuple[Points, 
 
 
 def surface_samples(vertices: Points, faces: Indices, spacing: float) -> Iterator[Points]:
-    """Chunks of points (n, 3) that leave no hole wider than about the spacing in any triangle."""
+    """Chunks of points (n, 3) that leave no hole wider than about the spacing in any triangle.
+
+    Where that would be more than _MOST_SAMPLES points, as for thousands of triangles that each
+    cross the whole model, the largest triangles get fewer: they lie over each other.
+    """
     yield vertices[np.unique(faces)]
-    corners = vertices[faces]
-    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
-    steps = np.ceil(longest / spacing).astype(np.int64)
-    for count in np.unique(steps[steps > 1]):
-        grid = _barycentric_grid(int(count))
-        group = np.flatnonzero(steps == count)
+    corners = _longest_side_first(vertices[faces])
+    along, across = _steps(corners, spacing)
+    for n, m in np.unique(np.stack([along, across], axis=1), axis=0):
+        grid = _barycentric_grid(int(n), int(m))
+        group = np.flatnonzero((along == n) & (across == m))
         stride = max(1, _SAMPLES_PER_CHUNK // len(grid))
         for start in range(0, len(group), stride):
             chunk = corners[group[start : start + stride]]
             yield np.einsum("gk,fkd->fgd", grid, chunk).reshape(-1, 3)
 
 
-def _barycentric_grid(steps: int) -> Points:
-    i, j = np.meshgrid(np.arange(steps + 1), np.arange(steps + 1), indexing="ij")
-    inside = i + j <= steps
-    u, v = i[inside] / steps, j[inside] / steps
-    return np.stack([1.0 - u - v, u, v], axis=1)
+def longest_sides(corners: Points) -> Points:
+    """The length of each triangle's longest side, (F,), for corners (F, 3, 3)."""
+    return np.asarray(_sides(corners).max(axis=1))
+
+
+def _sides(corners: Points) -> Points:
+    """The lengths of the sides that begin at each corner, (F, 3)."""
+    return np.asarray(np.linalg.norm(np.roll(corners, -1, axis=1) - corners, axis=2))
+
+
+def _longest_side_first(corners: Points) -> Points:
+    """Triangles (F, 3, 3), each turned so that its first two corners are farthest apart."""
+    turns = (_sides(corners).argmax(axis=1)[:, None] + np.arange(3)) % 3
+    return np.take_along_axis(corners, turns[:, :, None], axis=1)
+
+
+def _steps(corners: Points, spacing: float) -> tuple[Indices, Indices]:
+    """Into how many steps each triangle is cut along its longest side and across it, (F,) each.
+
+    Taken from a short list of numbers, so that triangles can be sampled in few groups.
+    """
+    base = corners[:, 1] - corners[:, 0]
+    length = np.linalg.norm(base, axis=1)
+    area = np.linalg.norm(np.cross(base, corners[:, 2] - corners[:, 0]), axis=1)
+    height = area / np.maximum(length, np.finfo(np.float64).tiny)
+    most = len(_STEP_COUNTS) - 1
+    along, across = (
+        np.minimum(np.searchsorted(_STEP_COUNTS, size / spacing), most) for size in (length, height)
+    )
+    while (_STEP_COUNTS[along] * _STEP_COUNTS[across]).sum() > _MOST_SAMPLES:
+        most -= 1
+        along, across = np.minimum(along, most), np.minimum(across, most)
+    return _STEP_COUNTS[along], _STEP_COUNTS[across]
+
+
+def _barycentric_grid(along: int, across: int) -> Points:
+    """Points of a triangle as shares of its corners, (n, 3), in rows parallel to its first side."""
+    row, place = np.meshgrid(np.arange(across + 1), np.arange(along + 1), indexing="ij")
+    third = (row / across).ravel()
+    second = (place / along).ravel() * (1.0 - third)
+    return np.stack([1.0 - second - third, second, third], axis=1)
