@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from services.common.errors import ErrorCode
 from services.gateway import schemas
+from services.gateway.errors import STATUS
 from services.gateway.schemas import EXAMPLE_TIME, Error
 
 _DESCRIPTION = """
@@ -38,33 +39,26 @@ _PHRASES = {
     503: "Service Unavailable",
 }
 
-# Status and an example of the text, by code: what the document shows.
-_ERRORS = {
+# An example of each error's text: what the document shows.
+_TEXTS = {
     ErrorCode.CONCURRENT_JOB_LIMIT: (
-        409,
-        "Cannot create new job: Active job already exists for this session",
+        "Cannot create new job: Active job already exists for this session"
     ),
-    ErrorCode.CSRF_TOKEN_INVALID: (403, "CSRF token verification failed"),
-    ErrorCode.CSRF_TOKEN_MISSING: (403, "CSRF token not provided"),
-    ErrorCode.FILE_NOT_FOUND: (404, "File not found"),
-    ErrorCode.FILE_TOO_LARGE: (413, "File size exceeds maximum allowed size of 100MB"),
-    ErrorCode.FORBIDDEN: (403, "This session belongs to somebody else"),
-    ErrorCode.INVALID_FILE_FORMAT: (
-        400,
-        "Invalid file format. Supported: .obj, .fbx, .glb, .vrm",
-    ),
-    ErrorCode.INVALID_REQUEST: (400, "input_file: Field required"),
-    ErrorCode.JOB_NOT_CANCELLABLE: (400, "Cannot cancel job: Job already completed"),
-    ErrorCode.JOB_NOT_FOUND: (404, "Job not found"),
-    ErrorCode.RANGE_NOT_SATISFIABLE: (
-        416,
-        "The requested range is outside the file of 1048576 bytes",
-    ),
-    ErrorCode.RATE_LIMIT_EXCEEDED: (429, "Rate limit exceeded. Try again in 45 minutes."),
-    ErrorCode.SERVICE_UNAVAILABLE: (503, "The service is temporarily unavailable."),
-    ErrorCode.SESSION_NOT_FOUND: (404, "Session not found"),
-    ErrorCode.STORAGE_FULL: (503, "The storage is full."),
-    ErrorCode.UNAUTHORIZED: (401, "A session cookie is required"),
+    ErrorCode.CSRF_TOKEN_INVALID: "CSRF token verification failed",
+    ErrorCode.CSRF_TOKEN_MISSING: "CSRF token not provided",
+    ErrorCode.FILE_NOT_FOUND: "File not found",
+    ErrorCode.FILE_TOO_LARGE: "File size exceeds maximum allowed size of 100MB",
+    ErrorCode.FORBIDDEN: "This session belongs to somebody else",
+    ErrorCode.INVALID_FILE_FORMAT: "Invalid file format. Supported: .obj, .fbx, .glb, .vrm",
+    ErrorCode.INVALID_REQUEST: "input_file: Field required",
+    ErrorCode.JOB_NOT_CANCELLABLE: "Cannot cancel job: Job already completed",
+    ErrorCode.JOB_NOT_FOUND: "Job not found",
+    ErrorCode.RANGE_NOT_SATISFIABLE: "The requested range is outside the file of 1048576 bytes",
+    ErrorCode.RATE_LIMIT_EXCEEDED: "Rate limit exceeded. Try again in 45 minutes.",
+    ErrorCode.SERVICE_UNAVAILABLE: "The service is temporarily unavailable.",
+    ErrorCode.SESSION_NOT_FOUND: "Session not found",
+    ErrorCode.STORAGE_FULL: "The storage is full.",
+    ErrorCode.UNAUTHORIZED: "A session cookie is required",
 }
 
 READ_ERRORS = (
@@ -190,8 +184,8 @@ def answers(
     if limited:
         found[200] = {"headers": headers}
     for code in codes:
-        status, detail = _ERRORS[code]
-        detail = (texts or {}).get(code, detail)
+        status = STATUS[code]
+        detail = (texts or {}).get(code, _TEXTS[code])
         answer = found.setdefault(
             status,
             {

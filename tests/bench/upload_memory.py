@@ -17,12 +17,8 @@ import httpx
 
 from services.cli.servers import free_port
 from services.cli.stack import SERVICES, Stack
+from tests.rate_limits import ROOMY
 
-ROOMY = {
-    "RATE_LIMIT_UPLOADS_PER_HOUR": "1000",
-    "RATE_LIMIT_API_PER_HOUR": "100000",
-    "RATE_LIMIT_NEW_SESSIONS_PER_HOUR": "10000",
-}
 _MIB = 2**20
 
 

@@ -31,16 +31,11 @@ from services.common.rpc import RpcServer, open_channel
 from services.gateway import server
 from services.gateway.server import Gateway, serving
 from services.gateway.settings import GatewaySettings
+from tests.rate_limits import ROOMY
 from tests.service_process import HOST, ServiceProcess
 
 MIB = 2**20
 OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
-ROOMY = {
-    "RATE_LIMIT_API_PER_HOUR": "100000",
-    "RATE_LIMIT_UPLOADS_PER_HOUR": "1000",
-    "RATE_LIMIT_NEW_SESSIONS_PER_HOUR": "100000",
-    "SIGNING_KEYS": "k" * 32,
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gatewa
             "DISK_WARNING_GB": "0",
             "DISK_CRITICAL_GB": "0",
         },
-        "sessions": {"REDIS_URL": redis.url, **ROOMY},
+        "sessions": {"REDIS_URL": redis.url, "SIGNING_KEYS": "k" * 32, **ROOMY},
         "jobs": {"REDIS_URL": redis.url},
     }
     ports = {name: free_port() for name in environments}

@@ -11,13 +11,7 @@ import pytest
 from services.cli.character import write_character
 from services.cli.servers import free_port
 from services.cli.stack import Stack
-
-# The tests make many sessions and uploads from one address; the limits have tests of their own.
-ROOMY = {
-    "RATE_LIMIT_UPLOADS_PER_HOUR": "1000",
-    "RATE_LIMIT_API_PER_HOUR": "100000",
-    "RATE_LIMIT_NEW_SESSIONS_PER_HOUR": "10000",
-}
+from tests.rate_limits import ROOMY
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import pytest
 
 from services.cli.servers import free_port
 from services.cli.stack import Stack
-from tests.e2e.conftest import ROOMY, TETRAHEDRON, Client
+from tests.e2e.conftest import TETRAHEDRON, Client
+from tests.rate_limits import ROOMY
 
 # A client that gives up after this long must have had its answer before, seconds.
 PATIENCE = 15

@@ -10,7 +10,8 @@ import pytest
 from services.cli.character import write_character
 from services.cli.servers import free_port
 from services.cli.stack import SERVICES, Stack
-from tests.e2e.conftest import ROOMY, Client
+from tests.e2e.conftest import Client
+from tests.rate_limits import ROOMY
 
 
 @pytest.fixture(scope="module")
