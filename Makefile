@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Sources that an install generates code from, or that name what to install.
 INSTALL_SOURCES := pyproject.toml constraints.txt $(wildcard protos/unirig/v1/*.proto) protos/generate.py
 RUNTIME := gateway,sessions,jobs,storage,inference,cli
+# What only the neural engine needs, which is large.
+NEURAL := triton,triton-server
 # One thread a process: the stack has many processes and they share the cores.
 export OMP_NUM_THREADS ?= 1
 
@@ -36,8 +38,8 @@ protos: $(VENV)/test ## Generate the messages again after a change in protos/
 
 lock: ## Pin every dependency anew in constraints.txt
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet '.[$(RUNTIME),test]'
-	$(VENV)-lock/bin/pip freeze --exclude unirig-service > constraints.txt
+	$(VENV)-lock/bin/pip install --quiet '.[$(RUNTIME),$(NEURAL),test]'
+	$(VENV)-lock/bin/pip freeze --exclude unirig-service | sed 's/+cpu//' > constraints.txt
 	rm -rf $(VENV)-lock
 
 bench-upload: $(VENV)/runtime ## Measure every service's memory under 8 uploads of 50 MB at once
@@ -61,7 +63,7 @@ $(VENV)/runtime: $(VENV)/bin/pip $(INSTALL_SOURCES)
 	@touch $@
 
 $(VENV)/test: $(VENV)/runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),$(NEURAL),test]'
 	@command -v curl > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends curl; } \
 		|| { echo "The tests run the reference's curl examples: install curl"; exit 1; }
 	@touch $@
