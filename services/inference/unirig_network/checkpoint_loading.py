@@ -1,0 +1,68 @@
+"""Loads a converted checkpoint, strictly and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from services.inference.unirig_network.checkpoint_errors import (
+    FETCH_COMMAND,
+    CheckpointCorruptError,
+    CheckpointMissingError,
+)
+from services.inference.unirig_network.checkpoint_format import (
+    CheckpointMetadata,
+    metadata_from_texts,
+    tensors_sha256,
+)
+from services.inference.unirig_network.checkpoint_mismatch import mismatch_report
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's weights on the CPU, by name, and what their file says of itself."""
+
+    state: dict[str, torch.Tensor]
+    metadata: CheckpointMetadata
+
+
+def load_state(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict in path, ready for a strict load_state_dict; see load_checkpoint."""
+    return load_checkpoint(path, expected).state
+
+
+def load_checkpoint(path: Path, expected: Mapping[str, torch.Tensor]) -> Checkpoint:
+    """The weights in path. Every byte is read once, for the checksum.
+
+    expected: the model's state dict, on the meta device. Names, shapes and types must be exactly
+    those.
+
+    Raises CheckpointMissingError where there is no file (the text holds the command that fetches
+    it) and CheckpointCorruptError where it is cut short, altered or another model's.
+    """
+    if not path.exists():
+        raise CheckpointMissingError(f"no checkpoint at {path}: run {FETCH_COMMAND}")
+    checkpoint = _read(path)
+    report = mismatch_report(checkpoint.state, expected)
+    if report:
+        raise _corrupt(path, f"it is another model's\n{report}")
+    if tensors_sha256(checkpoint.state) != checkpoint.metadata.tensors_sha256:
+        raise _corrupt(path, "its checksum is wrong")
+    return checkpoint
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = metadata_from_texts(file.metadata() or {}, path.name)
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _corrupt(path, str(error)) from error
+
+
+def _corrupt(path: Path, reason: str) -> CheckpointCorruptError:
+    return CheckpointCorruptError(
+        f"the checkpoint at {path} cannot be used: {reason}\nTo replace it, run {FETCH_COMMAND}"
+    )
