@@ -29,6 +29,7 @@ from services.inference.unirig_network.checkpoint_errors import (
 )
 from services.inference.unirig_network.checkpoint_format import (
     CheckpointMetadata,
+    checkpoint_path,
     file_sha256,
 )
 from services.inference.unirig_network.checkpoint_kinds import KINDS, OFFICIAL_FILES, Kind
@@ -58,11 +59,6 @@ class ModelSource:
 def hub_address(endpoint: str, repository: str, revision: str) -> str:
     """The web address of the files in a repository of the hub, or of a mirror of it."""
     return f"{endpoint.rstrip('/')}/{repository}/resolve/{revision}"
-
-
-def checkpoint_path(folder: Path, kind: Kind) -> Path:
-    """Where the converted checkpoint lies in a model folder."""
-    return folder / f"{kind}{_SAFETENSORS}"
 
 
 def fetch_models(

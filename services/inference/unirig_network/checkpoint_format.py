@@ -21,16 +21,23 @@ class CheckpointMetadata:
     source_sha256: of the file it was converted from, hexadecimal.
     tensors_sha256: of its own tensors (tensors_sha256), hexadecimal.
     format_version: of this layout.
+    config: the sizes in which the model differs from the official one, as JSON; None for none.
     """
 
     kind: Kind
     source_sha256: str
     tensors_sha256: str
     format_version: str = FORMAT_VERSION
+    config: str | None = None
 
     def as_texts(self) -> dict[str, str]:
         """The metadata as safetensors keeps it."""
-        return asdict(self)
+        return {name: text for name, text in asdict(self).items() if text is not None}
+
+
+def checkpoint_path(folder: Path, kind: Kind) -> Path:
+    """Where the converted checkpoint lies in a model folder."""
+    return folder / f"{kind}.safetensors"
 
 
 def metadata_from_texts(texts: Mapping[str, str], name: str) -> CheckpointMetadata:
@@ -41,7 +48,10 @@ def metadata_from_texts(texts: Mapping[str, str], name: str) -> CheckpointMetada
             f"{name} is no checkpoint in format {FORMAT_VERSION} of this service"
         )
     return CheckpointMetadata(
-        kinds[0], texts.get("source_sha256", ""), texts.get("tensors_sha256", "")
+        kinds[0],
+        texts.get("source_sha256", ""),
+        texts.get("tensors_sha256", ""),
+        config=texts.get("config"),
     )
 
 

@@ -1,8 +1,10 @@
 """Loads a converted checkpoint, strictly and checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,27 +44,40 @@ def load_checkpoint(path: Path, expected: Mapping[str, torch.Tensor]) -> Checkpo
     Raises CheckpointMissingError where there is no file (the text holds the command that fetches
     it) and CheckpointCorruptError where it is cut short, altered or another model's.
     """
-    if not path.exists():
-        raise CheckpointMissingError(f"no checkpoint at {path}: run {FETCH_COMMAND}")
     checkpoint = _read(path)
     report = mismatch_report(checkpoint.state, expected)
     if report:
-        raise _corrupt(path, f"it is another model's\n{report}")
+        raise corrupt_checkpoint(path, f"it is another model's\n{report}")
     if tensors_sha256(checkpoint.state) != checkpoint.metadata.tensors_sha256:
-        raise _corrupt(path, "its checksum is wrong")
+        raise corrupt_checkpoint(path, "its checksum is wrong")
     return checkpoint
 
 
+def read_metadata(path: Path) -> CheckpointMetadata:
+    """What the file in path says of itself; nothing is checked. Raises as load_checkpoint does."""
+    with _opened(path) as file:
+        return metadata_from_texts(file.metadata() or {}, path.name)
+
+
 def _read(path: Path) -> Checkpoint:
+    with _opened(path) as file:
+        metadata = metadata_from_texts(file.metadata() or {}, path.name)
+        return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.exists():
+        raise CheckpointMissingError(f"no checkpoint at {path}: run {FETCH_COMMAND}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = metadata_from_texts(file.metadata() or {}, path.name)
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
-        raise _corrupt(path, str(error)) from error
+        raise corrupt_checkpoint(path, str(error)) from error
 
 
-def _corrupt(path: Path, reason: str) -> CheckpointCorruptError:
+def corrupt_checkpoint(path: Path, reason: str) -> CheckpointCorruptError:
+    """The error for a checkpoint that is there but of no use, with what to do about it."""
     return CheckpointCorruptError(
         f"the checkpoint at {path} cannot be used: {reason}\nTo replace it, run {FETCH_COMMAND}"
     )
