@@ -1,7 +1,10 @@
-# What a developer does here, one target each. PORT=, DATA= and PYTHON= may be given.
+# What a developer does here, one target each. PORT=, DATA=, MODELS= and PYTHON= may be given.
 PYTHON ?= python3.11
 PORT ?= 8080
 DATA ?= data
+# The folder of UniRig's checkpoints; empty: the geometric engine, which needs none.
+MODELS ?=
+GOLDEN ?= ../shared/golden
 VENV := .venv
 BIN := $(VENV)/bin
 # Sources that an install generates code from, or that name what to install.
@@ -12,13 +15,16 @@ NEURAL := triton,triton-server
 # One thread a process: the stack has many processes and they share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help up demo test lint types protos lock bench-upload bench-storage bench-large clean
+.PHONY: help up models demo test lint types parity protos lock bench-upload bench-storage bench-large bench-unirig clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-up: $(VENV)/runtime ## Run the whole service on this machine until Ctrl-C (PORT=8080 DATA=data)
-	@exec $(BIN)/unirig up --port $(PORT) --data $(DATA)
+up: $(VENV)/$(if $(MODELS),neural,runtime) ## Run the whole service on this machine until Ctrl-C (PORT=8080 DATA=data MODELS=)
+	@exec $(BIN)/unirig up --port $(PORT) --data $(DATA) $(if $(MODELS),--models $(MODELS))
+
+models: $(VENV)/neural ## Fetch UniRig's checkpoints (1.5 GB each when converted) into MODELS=models
+	@$(BIN)/unirig fetch-models --folder $(or $(MODELS),models)
 
 demo: $(VENV)/runtime ## Rig the example character and draw the result into demo/
 	@$(BIN)/unirig demo --output demo
@@ -29,6 +35,9 @@ test: $(VENV)/test tests/node_modules/.ready lint types ## Set up and pass all c
 lint: $(VENV)/test ## Style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+parity: $(VENV)/neural ## Compare the networks with outputs of the reference implementation (GOLDEN=folder)
+	@$(BIN)/python -m services.inference.unirig_network.parity $(GOLDEN)
 
 types: $(VENV)/test ## Types
 	$(BIN)/mypy
@@ -51,6 +60,9 @@ bench-storage: $(VENV)/test ## Measure the storage service's memory and rate on 
 bench-large: $(VENV)/runtime ## Measure what a model of 5 million triangles costs to rig
 	$(BIN)/python -m tests.bench.large_model
 
+bench-unirig: $(VENV)/neural ## Measure the neural networks at full size with random weights
+	$(BIN)/python -m tests.bench.unirig_speed
+
 clean: ## Remove what the targets above made, but not DATA
 	rm -rf $(VENV) protos/gen tests/node_modules demo
 
@@ -62,7 +74,12 @@ $(VENV)/runtime: $(VENV)/bin/pip $(INSTALL_SOURCES)
 	$(BIN)/python -m services.cli.system_libraries
 	@touch $@
 
-$(VENV)/test: $(VENV)/runtime
+$(VENV)/neural: $(VENV)/runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),$(NEURAL)]'
+	$(BIN)/python -m services.cli.system_libraries
+	@touch $@
+
+$(VENV)/test: $(VENV)/neural
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),$(NEURAL),test]'
 	@command -v curl > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends curl; } \
 		|| { echo "The tests run the reference's curl examples: install curl"; exit 1; }

@@ -1,10 +1,12 @@
-"""The embedded stack: NATS, Redis and the five services as processes of this machine.
+"""The embedded stack: NATS, Redis and the five services as processes of this machine, and a Triton
+server where the neural engine is wanted.
 
 Everything that lasts is in one folder, so a stack that is started again goes on where it stopped:
 
     nats/  redis/  storage/   the data of the three that keep any
     scratch/                  the working files of running jobs
     logs/                     one file a service
+    triton/                   Triton's back end and log
     signing-keys              what cookies and tokens are signed with, made at the first start
 """
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from services.cli.servers import LocalServer, ServerError, free_port, start_nats, start_redis
+from services.cli.triton_server import TritonServer, start_triton
 
 HOST = "127.0.0.1"
 # In the order they start; they stop the other way round.
@@ -44,13 +47,24 @@ class Stack:
     """One stack over one data folder. Use as a context manager, or start() and stop()."""
 
     def __init__(
-        self, data: Path, port: int, host: str = HOST, settings: Mapping[str, str] | None = None
+        self,
+        data: Path,
+        port: int,
+        host: str = HOST,
+        settings: Mapping[str, str] | None = None,
+        models: Path | None = None,
     ) -> None:
-        """settings: environment variables for every service, over those of this process."""
+        """settings: environment variables for every service, over those of this process.
+
+        models: the folder of UniRig's checkpoints. With it the engine is the neural one, and a
+        Triton server runs; without it the engine is the geometric one.
+        """
         self._data = data.resolve()
         self._port = port
         self._host = host
         self._settings = dict(settings or {})
+        self._models = models.resolve() if models else None
+        self.triton: TritonServer | None = None
         self._servers: list[LocalServer] = []
         self._services: dict[str, _Service] = {}
         self._lock: IO[bytes] | None = None
@@ -72,6 +86,9 @@ class Stack:
             redis = start_redis(self._data / "redis", free_port())
             self._servers.append(redis)
             report("nats and redis are up")
+            if self._models:
+                self.start_triton()
+                report("triton is up")
             self._services = self._describe(nats.url, redis.url)
             for name in SERVICES:
                 self.start_service(name)
@@ -87,6 +104,9 @@ class Stack:
         for name in reversed(SERVICES):
             if name in self._services:
                 self.stop_service(name)
+        if self.triton:
+            self.triton.stop()
+            self.triton = None
         while self._servers:
             self._servers.pop().stop()
         if self._lock is not None:
@@ -105,6 +125,18 @@ class Stack:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+
+    def start_triton(self) -> None:
+        """Starts Triton, where it was before if it ran, and waits until it has tried its models."""
+        self.triton = start_triton(
+            self._data / "triton",
+            {"UNIRIG_MODEL_FOLDER": str(self._models), **self._settings},
+            address=self.triton.address if self.triton else None,
+        )
+
+    def triton_has_ended(self) -> bool:
+        """Whether a Triton that was started has ended by itself."""
+        return self.triton is not None and self.triton.process.poll() is not None
 
     def stop_service(self, name: str) -> None:
         """SIGTERM, and SIGKILL only where the service does not end in time."""
@@ -186,6 +218,7 @@ class Stack:
             **{f"{name.upper()}_ADDRESS": f"{HOST}:{port}" for name, port in grpc_ports.items()},
             "STORAGE_FOLDER": str(self._data / "storage"),
             "SCRATCH_FOLDER": str(self._data / "scratch"),
+            **self._engine(),
             **self._settings,
         }
         services = {}
@@ -200,6 +233,17 @@ class Stack:
                 environment |= {"HTTP_PORT": str(self._port), "BIND_HOST": self._host}
             services[name] = _Service(environment, metrics_port)
         return services
+
+    def _engine(self) -> dict[str, str]:
+        if self.triton is None:
+            return {}
+        return {
+            "ENGINE": "unirig",
+            "TRITON_ADDRESS": self.triton.address,
+            "TRITON_SHARED_MEMORY": "true",
+            # Triton decodes several skeletons at once.
+            "CONCURRENCY": "2",
+        }
 
     def _log_tail(self, name: str) -> str:
         return self.log_of(name).read_text(errors="replace")[-2000:]

@@ -3,10 +3,11 @@
 import asyncio
 import uuid
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Query, Request
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from unirig.v1 import jobs_pb2
 from unirig.v1.jobs_pb2 import (
@@ -19,6 +20,7 @@ from unirig.v1.jobs_pb2 import (
     GetJobRequest,
     JobSpec,
     ListJobsRequest,
+    RigOptions,
 )
 from unirig.v1.storage_pb2 import DeleteJobFilesRequest, StatFileRequest
 
@@ -39,7 +41,9 @@ from services.gateway.schemas import (
     ListedJob,
     MergeRequest,
     Message,
+    SkeletonOptions,
     SkeletonRequest,
+    SkinningOptions,
     SkinningRequest,
 )
 
@@ -68,8 +72,8 @@ async def create_skeleton_job(
     body: SkeletonRequest, request: Request, granted: Granted
 ) -> CreatedJob:
     """Predict a skeleton for a model."""
-    paths = {"input_file": body.input_file}
-    return await _create(request, granted.session_id, JobSpec(type=JOB_TYPE_SKELETON), paths)
+    spec = JobSpec(type=JOB_TYPE_SKELETON, options=_options(body.options))
+    return await _create(request, granted.session_id, spec, {"input_file": body.input_file})
 
 
 @router.post("/skinning", responses=answers(*CREATE_ERRORS), response_model_exclude_unset=True)
@@ -77,8 +81,8 @@ async def create_skinning_job(
     body: SkinningRequest, request: Request, granted: Granted
 ) -> CreatedJob:
     """Predict skinning weights for a model with a skeleton."""
-    paths = {"input_file": body.input_file}
-    return await _create(request, granted.session_id, JobSpec(type=JOB_TYPE_SKINNING), paths)
+    spec = JobSpec(type=JOB_TYPE_SKINNING, options=_options(body.options))
+    return await _create(request, granted.session_id, spec, {"input_file": body.input_file})
 
 
 @router.post("/merge", responses=answers(*CREATE_ERRORS), response_model_exclude_unset=True)
@@ -185,8 +189,13 @@ async def _create(
         input_file=job.spec.input_file,
         created_at=job.created_at.ToDatetime(),
         progress=job.progress,
-        **_merge_fields(job),
+        **_spec_fields(job),
     )
+
+
+def _options(given: SkinningOptions | None) -> RigOptions | None:
+    """The options as the request has them; None where it has none."""
+    return RigOptions(**given.model_dump(exclude_none=True)) if given else None
 
 
 async def _stored_path(backends: Backends, session_id: str, text: str) -> str:
@@ -224,9 +233,11 @@ def _moment(value: Timestamp, is_set: bool) -> datetime | None:
     return value.ToDatetime() if is_set else None
 
 
-def _merge_fields(job: jobs_pb2.Job) -> dict[str, str | None]:
+def _spec_fields(job: jobs_pb2.Job) -> dict[str, Any]:
+    """What the request had beside its input, where it can have that."""
     if job.spec.type != JOB_TYPE_MERGE:
-        return {}
+        options = MessageToDict(job.spec.options, preserving_proto_field_name=True)
+        return {"options": SkeletonOptions(**options)} if options else {}
     return {
         "skeleton_file": job.spec.input_file,
         "skinning_file": job.spec.skinning_file,
@@ -254,7 +265,7 @@ def _shown(job: jobs_pb2.Job) -> Job:
         engine=job.engine or None,
         engine_version=job.engine_version or None,
         notes=list(job.notes),
-        **_merge_fields(job),
+        **_spec_fields(job),
     )
 
 

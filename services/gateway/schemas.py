@@ -70,16 +70,54 @@ class UploadedFile(BaseModel):
     uploaded_at: Timestamp
 
 
+class SkinningOptions(BaseModel):
+    """How weights are predicted; what is left out is the engine's own choice."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int | None = Field(
+        None, ge=0, le=2**32 - 1, description="The same seed and model give the same result."
+    )
+
+
+class SkeletonOptions(SkinningOptions):
+    """How a skeleton is predicted; what is left out is the engine's own choice."""
+
+    skeleton_class: Literal["articulationxl", "vroid", "mixamo"] | None = Field(
+        None, description="The kind of skeleton: any body, or a humanoid with VRoid's or Mixamo's."
+    )
+    beams: int | None = Field(
+        None, ge=1, le=15, description="Sequences that the search follows at once."
+    )
+    temperature: float | None = Field(
+        None, ge=0.1, le=2, description="How evenly tokens are drawn."
+    )
+    top_k: int | None = Field(
+        None, ge=1, le=50, description="How many tokens, the likeliest, may be drawn at a step."
+    )
+    top_p: float | None = Field(
+        None, ge=0.1, le=1, description="Tokens up to this probability may be drawn at a step."
+    )
+    repetition_penalty: float | None = Field(
+        None, ge=1, le=5, description="How much less likely a token is that was drawn before."
+    )
+    max_joints: int | None = Field(
+        None, ge=2, le=256, description="The skeleton ends at so many joints."
+    )
+
+
 class SkeletonRequest(BaseModel):
     model_config = _example(input_file="/uploads/session123/model.obj")
 
     input_file: str = Field(description="The path of an uploaded or resulting file.")
+    options: SkeletonOptions | None = None
 
 
 class SkinningRequest(BaseModel):
     model_config = _example(input_file="/uploads/session123/model_skeleton.obj")
 
     input_file: str = Field(description="The path of a file with a mesh and a skeleton.")
+    options: SkinningOptions | None = None
 
 
 class MergeRequest(BaseModel):
@@ -105,7 +143,8 @@ class MergeRequest(BaseModel):
 
 
 class CreatedJob(BaseModel):
-    """A job that was accepted; the last four fields are there for merge jobs only."""
+    """A job that was accepted. Its options are there where the request had some, the last four
+    fields for merge jobs only."""
 
     model_config = _example(
         job_id="job-uuid-1234",
@@ -122,6 +161,7 @@ class CreatedJob(BaseModel):
     input_file: str
     created_at: Timestamp
     progress: int = Field(ge=0, le=100)
+    options: SkeletonOptions | None = None
     skeleton_file: str | None = None
     skinning_file: str | None = None
     output_format: str | None = None
@@ -137,7 +177,8 @@ class Artifact(BaseModel):
 
 
 class Job(BaseModel):
-    """A job; the last four fields are there for merge jobs only."""
+    """A job. Its options are there where the request had some, the last four fields for merge jobs
+    only."""
 
     model_config = _example(
         job_id="job-uuid-1234",
@@ -168,6 +209,7 @@ class Job(BaseModel):
     engine: str | None = None
     engine_version: str | None = None
     notes: list[str] = Field([], description="Things worth knowing about the result.")
+    options: SkeletonOptions | None = None
     skeleton_file: str | None = None
     skinning_file: str | None = None
     output_format: str | None = None

@@ -10,9 +10,12 @@ from services.common import broker
 from services.common.logs import configure_logs
 from services.common.metrics import serve_metrics
 from services.common.process import stop_event
+from services.inference.engine import Engine, GeometricEngine
 from services.inference.scratch import Scratch
 from services.inference.settings import InferenceSettings
 from services.inference.storage_client import StorageClient
+from services.inference.triton_client import TritonClient
+from services.inference.unirig_engine import UnirigEngine
 from services.inference.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -32,6 +35,19 @@ class _Readiness:
             await asyncio.sleep(_PROBE_SECONDS if self.storage_answers else 0.5)
 
 
+def open_engine(settings: InferenceSettings) -> Engine:
+    """The engine that the settings name."""
+    if settings.engine == "geometric":
+        return GeometricEngine()
+    client = TritonClient(
+        settings.triton_address,
+        patience_seconds=settings.triton_patience_seconds,
+        idle_seconds=settings.triton_idle_seconds,
+        shared_memory=settings.triton_shared_memory,
+    )
+    return UnirigEngine(client, settings.triton_deadline_seconds)
+
+
 async def serve(settings: InferenceSettings) -> None:
     """Runs a worker until SIGTERM."""
     stopped = stop_event()
@@ -41,6 +57,7 @@ async def serve(settings: InferenceSettings) -> None:
         transfer_seconds=settings.transfer_seconds,
         patience_seconds=settings.storage_patience_seconds,
     )
+    engine = open_engine(settings)
     readiness = _Readiness()
     watching = asyncio.create_task(readiness.watch(storage))
     connecting = asyncio.create_task(broker.connect(settings.nats_url, "inference"))
@@ -57,13 +74,14 @@ async def serve(settings: InferenceSettings) -> None:
         if connecting.done():
             connection = connecting.result()
             log.info("serving", engine=settings.engine, concurrency=settings.concurrency)
-            await Worker(connection, storage, scratch, settings).run(stopped)
+            await Worker(connection, storage, scratch, engine, settings).run(stopped)
             with contextlib.suppress(NatsError):
                 await connection.flush(timeout=2)
             await connection.close()
     finally:
         connecting.cancel()
         watching.cancel()
+        await engine.close()
         await storage.close()
         scratch.close()
     log.info("stopped")

@@ -1,30 +1,86 @@
-"""Which program predicts skeletons and weights."""
+"""What predicts skeletons and weights, and the engine that needs nothing but a CPU."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from unirig.v1 import jobs_pb2
 
 from services.inference import geometric
+from services.inference.progress import StepProgress
+from services.inference.workplace import Workplace
 
 
-@dataclass(frozen=True)
-class Engine:
-    """A program with two commands, from files to files (see limited_process):
+class Engine(Protocol):
+    """Predicts from files to files (see geometry.py), in the folder of one attempt.
 
-    `skeleton MESH_NPZ SKELETON_NPZ` and `skin MESH_NPZ SKELETON_NPZ WEIGHTS_NPZ`.
+    Both methods return notes for the user and raise StepError for what cannot be rigged.
+    Cancelling the awaiting task stops the work.
     """
 
-    name: str
-    version: str
-    program: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
 
-    def skeleton_command(self, mesh: Path, skeleton: Path) -> list[str]:
-        return [*self.program, "skeleton", str(mesh), str(skeleton)]
+    async def predict_skeleton(
+        self,
+        mesh: Path,
+        skeleton: Path,
+        options: jobs_pb2.RigOptions,
+        place: Workplace,
+        report: StepProgress,
+    ) -> list[str]: ...
 
-    def skin_command(self, mesh: Path, skeleton: Path, weights: Path) -> list[str]:
-        return [*self.program, "skin", str(mesh), str(skeleton), str(weights)]
+    async def predict_weights(
+        self,
+        mesh: Path,
+        skeleton: Path,
+        weights: Path,
+        options: jobs_pb2.RigOptions,
+        place: Workplace,
+        report: StepProgress,
+    ) -> list[str]: ...
+
+    async def close(self) -> None: ...
 
 
-GEOMETRIC = Engine(geometric.NAME, geometric.VERSION, (sys.executable, "-m", geometric.__name__))
+class GeometricEngine:
+    """The geometric engine: one confined program, no options."""
 
-ENGINES = {engine.name: engine for engine in (GEOMETRIC,)}
+    name = geometric.NAME
+    version = geometric.VERSION
+    _PROGRAM = (sys.executable, "-m", geometric.__name__)
+
+    async def predict_skeleton(
+        self,
+        mesh: Path,
+        skeleton: Path,
+        options: jobs_pb2.RigOptions,
+        place: Workplace,
+        report: StepProgress,
+    ) -> list[str]:
+        command = [*self._PROGRAM, "skeleton", mesh, skeleton]
+        await place.step("predict skeleton", command, report, "PROCESSING_FAILED")
+        return _without_use(options)
+
+    async def predict_weights(
+        self,
+        mesh: Path,
+        skeleton: Path,
+        weights: Path,
+        options: jobs_pb2.RigOptions,
+        place: Workplace,
+        report: StepProgress,
+    ) -> list[str]:
+        command = [*self._PROGRAM, "skin", mesh, skeleton, weights]
+        await place.step("predict weights", command, report, "PROCESSING_FAILED")
+        return _without_use(options)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _without_use(options: jobs_pb2.RigOptions) -> list[str]:
+    names = ", ".join(field.name for field, _ in options.ListFields())
+    return [f"The geometric engine has no use for the options given: {names}."] if names else []

@@ -15,7 +15,17 @@ class InferenceSettings(ServiceSettings):
 
     storage_address: str = "storage:50051"
     # Which engine predicts skeletons and weights.
-    engine: Literal["geometric"] = "geometric"
+    engine: Literal["geometric", "unirig"] = "geometric"
+    # The Triton server of the unirig engine.
+    triton_address: str = "triton:8001"
+    # How long a job waits for a Triton that does not answer before it is handed back, seconds.
+    triton_patience_seconds: float = 120.0
+    # How long Triton may be silent in the midst of a prediction, seconds.
+    triton_idle_seconds: float = 60.0
+    # How long one prediction may take, seconds.
+    triton_deadline_seconds: float = 900.0
+    # Tensors travel in shared memory: where Triton runs on the same host and shares /dev/shm.
+    triton_shared_memory: bool = False
     # Jobs run at the same time by this worker.
     concurrency: int = Field(default=1, ge=1)
     # Where jobs work; each has a folder of its own there, removed when it ends.

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from unirig.v1 import jobs_pb2, messages_pb2, storage_pb2
 
+from services.inference.engine import Engine
 from services.inference.limited_process import StepError
 from services.inference.progress import StepProgress
 from services.inference.workplace import Workplace, format_of
@@ -63,16 +64,16 @@ class _Arrays:
     notes: tuple[str, ...] = ()
 
 
-async def make_results(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+async def make_results(spec: jobs_pb2.JobSpec, engine: Engine, place: Workplace) -> Results:
     """Does a job's work, all but saving it.
 
     Raises StepError for bad input and failed steps, ApiError where storage fails.
     """
     match spec.type:
         case jobs_pb2.JOB_TYPE_SKELETON:
-            return await _make_skeleton(spec, place)
+            return await _make_skeleton(spec, engine, place)
         case jobs_pb2.JOB_TYPE_SKINNING:
-            return await _make_skinning(spec, place)
+            return await _make_skinning(spec, engine, place)
         case jobs_pb2.JOB_TYPE_MERGE:
             return await _make_merge(spec, place)
     raise ValueError(f"no such type of job: {spec.type}")
@@ -102,20 +103,16 @@ async def save_results(
     )
 
 
-async def _make_skeleton(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+async def _make_skeleton(spec: jobs_pb2.JobSpec, engine: Engine, place: Workplace) -> Results:
     asset_path = (await _source(spec.input_file, place)).asset_path
     files = await place.fetch([asset_path], place.progress.span(0, 5, "Fetching the model"))
     asset = files[asset_path]
     model = await _read(asset, place.progress.span(5, 25, "Reading model"), place)
     skeleton = place.folder / "skeleton.npz"
-    await place.step(
-        "predict skeleton",
-        place.engine.skeleton_command(model.mesh, skeleton),
-        place.progress.span(25, 65, "Predicting skeleton"),
-        "PROCESSING_FAILED",
-    )
-    rig = _Arrays(model.mesh, skeleton, None)
-    notes = [*model.notes]
+    predicting = place.progress.span(25, 65, "Predicting skeleton")
+    remarks = await engine.predict_skeleton(model.mesh, skeleton, spec.options, place, predicting)
+    rig = _Arrays(model.mesh, _made(skeleton, place), None)
+    notes = [*model.notes, *remarks]
     if model.skeleton:
         notes.append("The rig that the model had was replaced.")
     arrays = await _pack(rig, 65, place)
@@ -138,7 +135,7 @@ async def _make_skeleton(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
     )
 
 
-async def _make_skinning(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
+async def _make_skinning(spec: jobs_pb2.JobSpec, engine: Engine, place: Workplace) -> Results:
     source = await _source(spec.input_file, place)
     files = await place.fetch(
         [source.asset_path, source.arrays_path],
@@ -148,13 +145,11 @@ async def _make_skinning(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
     if model.skeleton is None:
         raise _missing("The model has no skeleton.", model, "skeleton")
     weights = place.folder / "weights.npz"
-    await place.step(
-        "predict weights",
-        place.engine.skin_command(model.mesh, model.skeleton, weights),
-        place.progress.span(20, 65, "Predicting skin weights"),
-        "PROCESSING_FAILED",
+    predicting = place.progress.span(20, 65, "Predicting skin weights")
+    remarks = await engine.predict_weights(
+        model.mesh, model.skeleton, weights, spec.options, place, predicting
     )
-    rig = _Arrays(model.mesh, model.skeleton, weights)
+    rig = _Arrays(model.mesh, model.skeleton, _made(weights, place))
     arrays = await _pack(rig, 65, place)
     files = await _write(files[source.asset_path], rig, GAME_FORMATS, (68, 80), place)
     await _verify(arrays, files, 80, place)
@@ -165,7 +160,7 @@ async def _make_skinning(spec: jobs_pb2.JobSpec, place: Workplace) -> Results:
         name=result_name(source.asset_path, "skinned"),
         arrays=arrays,
         files=_main_first(format_of(spec.input_file), files),
-        notes=(*model.notes, *replaced),
+        notes=(*model.notes, *remarks, *replaced),
     )
 
 

@@ -26,13 +26,14 @@ from unirig.v1 import jobs_pb2, messages_pb2
 from services.common import subjects
 from services.common.errors import ApiError, ErrorCode
 from services.common.rpc import REQUEST_ID
-from services.inference.engine import ENGINES
+from services.inference.engine import Engine
 from services.inference.limited_process import StepError
 from services.inference.progress import Progress
 from services.inference.scratch import Scratch
 from services.inference.settings import InferenceSettings
 from services.inference.stages import make_results, save_results
 from services.inference.storage_client import StorageClient, is_transient
+from services.inference.triton_client import ModelServerError
 from services.inference.workplace import Workplace
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,7 @@ _FETCH_SECONDS = 2.0
 _CLAIM_SECONDS = 5.0
 _BUG_TEXT = "Something went wrong on our side while the model was processed."
 _INTERRUPTED_TEXT = "The service was restarted too often while the job ran. Please start it again."
+_NO_MODEL_SERVER_TEXT = "The model server does not answer. Please start the job again later."
 _NO_RESOURCES_TEXT = "The service has no resources left to process the model. Try again later."
 
 
@@ -99,6 +101,7 @@ class Worker:
         connection: Client,
         storage: StorageClient,
         scratch: Scratch,
+        engine: Engine,
         settings: InferenceSettings,
     ) -> None:
         self._connection = connection
@@ -106,7 +109,7 @@ class Worker:
         self._storage = storage
         self._scratch = scratch
         self._settings = settings
-        self._engine = ENGINES[settings.engine]
+        self._engine = engine
         # By job id and attempt number: what a cancel broadcast may stop.
         self._attempts: dict[tuple[str, int], asyncio.Task[messages_pb2.JobOutcome | _Verdict]] = {}
 
@@ -236,6 +239,11 @@ class Worker:
             if is_transient(error) and not delivery.is_last:
                 return _Verdict.RETRY
             return delivery.failed(error.detail, error.code)
+        except ModelServerError as error:
+            log.warning("the model server failed", error=str(error))
+            if not delivery.is_last:
+                return _Verdict.RETRY
+            return delivery.failed(_NO_MODEL_SERVER_TEXT, ErrorCode.SERVICE_UNAVAILABLE)
         except OSError:
             log.exception("no resources for the attempt")
             if not delivery.is_last:
@@ -255,12 +263,11 @@ class Worker:
             folder=folder,
             session_id=run.session_id,
             storage=self._storage,
-            engine=self._engine,
             limits=self._settings.step_limits,
             progress=progress,
             max_triangles=self._settings.max_triangles,
         )
-        results = await make_results(run.spec, place)
+        results = await make_results(run.spec, self._engine, place)
         # The job may have been cancelled, or given to another worker, unheard.
         if not await self._is_granted(delivery):
             return _Verdict.REFUSED

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 import structlog
 from prometheus_client import Counter, Histogram
 
-from services.inference.engine import Engine
 from services.inference.limited_process import Limits, StepError, run_step
 from services.inference.progress import Progress, StepProgress
 from services.inference.storage_client import StorageClient
@@ -38,7 +37,6 @@ class Workplace:
     folder: Path
     session_id: str
     storage: StorageClient
-    engine: Engine
     limits: Limits
     progress: Progress
     # Models with more are refused.
@@ -65,7 +63,7 @@ class Workplace:
     async def step(
         self,
         name: str,
-        command: Sequence[str | Path],
+        command: Sequence[object],
         report: StepProgress,
         crash_code: str = "INVALID_MESH",
     ) -> None:

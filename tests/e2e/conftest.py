@@ -65,13 +65,13 @@ class Client:
         assert response.status_code == 200, response.text
         return str(response.json()["path"])
 
-    def job(self, kind: str, **request: str) -> dict[str, Any]:
+    def job(self, kind: str, **request: Any) -> dict[str, Any]:
         """Creates a job and returns it."""
         response = self.post(f"/api/jobs/{kind}", json=request)
         assert response.status_code == 200, response.text
         return dict(response.json())
 
-    def finished(self, kind: str, **request: str) -> dict[str, Any]:
+    def finished(self, kind: str, **request: Any) -> dict[str, Any]:
         """Creates a job and waits for its end."""
         return self.wait(self.job(kind, **request)["job_id"])
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from services.inference import stages
-from services.inference.engine import GEOMETRIC
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
 from services.inference.limited_process import Limits
 from services.inference.progress import Progress
@@ -184,7 +183,6 @@ def place(tmp_path: Path) -> Workplace:
         folder=folder,
         session_id="0" * 32,
         storage=cast(StorageClient, None),
-        engine=GEOMETRIC,
         limits=Limits(),
         progress=cast(Progress, None),
         max_triangles=100,

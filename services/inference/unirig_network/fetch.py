@@ -79,7 +79,7 @@ def _sha256s_of(settings: FetchSettings) -> dict[Kind, str]:
 
 def _parser(settings: FetchSettings) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m services.inference.unirig_network.fetch",
+        prog="unirig fetch-models",
         description="Fetches UniRig's checkpoints, checks them and converts them to safetensors."
         " Does nothing where they are there and whole; goes on where it was interrupted.",
         epilog="HF_ENDPOINT names a mirror of the hub, HF_TOKEN opens a private repository.",
