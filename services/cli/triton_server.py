@@ -31,7 +31,6 @@ _MODELS = ("unirig_skeleton", "unirig_skin")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
 # How long requests that run may go on after SIGTERM, seconds.
 _EXIT_SECONDS = 5
-_REAP_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._wait_for_models()
+        while self._has_processes():
+            time.sleep(0.01)
         for region in _SHARED_MEMORY.glob(f"{self.shm_prefix}*"):
             region.unlink(missing_ok=True)
 
@@ -79,13 +79,14 @@ class TritonServer:
         with urllib.request.urlopen(self.metrics_url, timeout=5) as answer:  # noqa: S310 - http
             return str(answer.read().decode())
 
-    def _wait_for_models(self) -> None:
-        """Until the last process of the server's group is gone, or is only not yet reaped."""
-        deadline = time.monotonic() + _REAP_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < deadline:
-                os.killpg(self.process.pid, 0)
-                time.sleep(0.01)
+    def _has_processes(self) -> bool:
+        """Whether any process of the server's group still runs."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+                if int(group) == self.process.pid and state != "Z":
+                    return True
+        return False
 
     def _answers(self, path: str) -> bool:
         try:

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,9 +191,10 @@ class TritonClient:
 
     async def close(self) -> None:
         """Ends the connection. Predictions that still run fail."""
-        for task in self._unregistering:
-            task.cancel()
-        await asyncio.gather(*self._unregistering, return_exceptions=True)
+        if self._unregistering:
+            _, late = await asyncio.wait(self._unregistering, timeout=_QUESTION_SECONDS)
+            for task in late:
+                task.cancel()
         await self._client.close()
 
     async def _predict(self, prediction: _Prediction, on_progress: OnProgress) -> npt.NDArray[Any]:
@@ -214,19 +215,19 @@ class TritonClient:
             stream = self._client.stream_infer(_once(_request(prediction, shared)))
             answer: npt.NDArray[Any] | None = None
             try:
-                async for result in self._results(stream):
-                    if result.get_output("PROGRESS") is not None:
-                        share, message = result.as_numpy("PROGRESS"), result.as_numpy("MESSAGE")
-                        on_progress(float(share[0]), message[0].decode())
-                    elif result.get_output(prediction.result) is not None:
-                        answer = _answer(result, prediction, shared)
+                async with contextlib.aclosing(self._results(stream)) as results:
+                    async for result in results:
+                        if result.get_output(prediction.result) is not None:
+                            answer = _answer(result, prediction, shared)
+                        else:
+                            on_progress(*_progress(result))
             finally:
                 stream.cancel()
         if answer is None:
             raise ModelServerError(f"{prediction.model} ended a prediction without a result")
         return answer
 
-    async def _results(self, stream: Any) -> AsyncIterator[InferResult]:
+    async def _results(self, stream: Any) -> AsyncGenerator[InferResult, None]:
         """The answers of one request. A model that died may leave it without an end."""
         begun = False
         while True:
@@ -314,9 +315,7 @@ class TritonClient:
             except InferenceServerException as error:
                 trouble = str(error.message())
             await asyncio.sleep(_POLL_SECONDS)
-        raise ModelServerError(
-            f"{model} is not ready after {self._patience_seconds:.0f} s: {trouble or 'it is loading'}"
-        )
+        raise ModelServerError(f"{model} is not ready: {trouble or 'it is loading'}")
 
     async def _revive(self, model: str, life: int) -> None:
         """Loads a model anew whose process is gone; Triton does not do it by itself.
@@ -364,6 +363,11 @@ def _request(prediction: _Prediction, shared: SharedTensors | None) -> dict[str,
         result.set_shared_memory(shared.name, place.size, place.offset)
     outputs = [InferRequestedOutput("PROGRESS"), InferRequestedOutput("MESSAGE"), result]
     return {"model_name": prediction.model, "inputs": inputs, "outputs": outputs}
+
+
+def _progress(result: InferResult) -> tuple[float, str]:
+    share, message = result.as_numpy("PROGRESS"), result.as_numpy("MESSAGE")
+    return float(share[0]), message[0].decode()
 
 
 def _answer(

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 
 import torch
 
@@ -56,8 +57,15 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
-def release_memory() -> None:
-    """Gives back what a failed prediction took, once no frame of it is left."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def recover_from(error: Exception) -> None:
+    """Makes the process fit for the next request, once the caller knows of the error."""
+    if is_out_of_memory(error):
+        # Its frames hold what they had computed.
+        error.__traceback__ = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    elif isinstance(error, torch.AcceleratorError):
+        # No kernel of this process will run again. The model is loaded anew once it has ended.
+        _log.critical("the GPU is lost to this process: %s", error)
+        os._exit(1)

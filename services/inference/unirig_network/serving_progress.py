@@ -12,7 +12,10 @@ _HEARTBEAT_SECONDS = 1.0
 
 
 class Answers(Protocol):
-    """The answers to one request: any number of progress, then one of finish, fail and drop."""
+    """The answers to one request: any number of progress, then one of finish, fail and drop.
+
+    Only finish raises, and fail may follow it.
+    """
 
     def progress(self, share: float, message: str) -> None:
         """share: 0..1 of this model's work."""
@@ -22,9 +25,10 @@ class Answers(Protocol):
     def fail(self, error: Exception) -> None: ...
 
     def drop(self) -> None:
-        """Nobody waits for an answer any more."""
+        """Ends the answers of a request that is cancelled."""
 
-    def is_cancelled(self) -> bool: ...
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for an answer any more."""
 
 
 class PacedProgress:

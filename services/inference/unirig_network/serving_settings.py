@@ -26,7 +26,7 @@ class ServingSettings:
 
 
 # A GPU reads the weights once per token however many beams and slots share them; full, these cost
-# 12.5 GB of keys and values. A CPU pays for each row of the batch.
+# 12.5 GB of keys and values. A CPU pays for each row of the batch, and for these 2.4 GB.
 ON_GPU = ServingSettings()
 ON_CPU = ServingSettings(slots=2, beams=5, max_tokens=1024)
 

@@ -6,7 +6,6 @@ others' tokens wait.
 """
 
 import contextlib
-import logging
 import math
 import queue
 import threading
@@ -26,15 +25,13 @@ from services.inference.unirig_network.decoding_loop import (
     Progress,
     Request,
 )
-from services.inference.unirig_network.serving_errors import is_out_of_memory, release_memory
+from services.inference.unirig_network.serving_errors import is_out_of_memory, recover_from
 from services.inference.unirig_network.serving_metrics import Metrics
 from services.inference.unirig_network.serving_progress import Answers, PacedProgress
 from services.inference.unirig_network.serving_settings import ServingSettings
 from services.inference.unirig_network.skeleton_model import SkeletonModel
 from services.inference.unirig_network.skeleton_options import SkeletonOptions
 from services.inference.unirig_network.surface_input import check_surface
-
-_log = logging.getLogger(__name__)
 
 # Shares of the work done when the shape is read and when decoding starts.
 _ENCODED = 0.08
@@ -109,6 +106,7 @@ class SkeletonServer:
             try:
                 self._drop_cancelled()
                 self._start_next()
+                self._reassure_waiting()
                 self._step()
             except Exception as error:  # the thread outlives whatever a job does
                 self._fail_running(error)
@@ -148,8 +146,10 @@ class SkeletonServer:
             self._running[self._begin(job)] = job
         except Exception as error:  # one job's failure is not the others'
             self._fail(job, error)
-        for waiting in self._waiting:
-            waiting.progress.show(0.0, "Waiting for a free slot")
+
+    def _reassure_waiting(self) -> None:
+        for job in self._waiting:
+            job.progress.show(0.0, "Waiting for a free slot")
 
     def _begin(self, job: SkeletonJob) -> int:
         job.progress.show(0.01, "Reading the shape")
@@ -212,13 +212,8 @@ class SkeletonServer:
     def _fail(self, job: SkeletonJob, error: Exception) -> None:
         if is_out_of_memory(error):
             self._metrics.add("unirig_out_of_memory_total", 1)
-            # Its frames hold what they had computed.
-            error.__traceback__ = None
-            release_memory()
-        try:
-            job.answers.fail(error)
-        except Exception:  # there is nobody left to tell
-            _log.exception("a job's failure could not be reported")
+        job.answers.fail(error)
+        recover_from(error)
 
     def _publish(self, now: bool) -> None:
         """Hands over the metrics if it is time, or now."""

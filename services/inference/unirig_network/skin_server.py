@@ -9,7 +9,7 @@ import torch
 from services.inference.unirig_network.serving_errors import (
     InvalidRequestError,
     is_out_of_memory,
-    release_memory,
+    recover_from,
 )
 from services.inference.unirig_network.serving_metrics import Metrics
 from services.inference.unirig_network.serving_progress import Answers, PacedProgress
@@ -103,10 +103,8 @@ class SkinServer:
     def _fail(self, answers: Answers, error: Exception) -> None:
         if is_out_of_memory(error):
             self._metrics.add("unirig_out_of_memory_total", 1)
-            # Its frames hold what they had computed.
-            error.__traceback__ = None
-            release_memory()
         answers.fail(error)
+        recover_from(error)
 
     def _publish(self, active: int) -> None:
         self._metrics.set("unirig_active_requests", active)

@@ -1,7 +1,9 @@
 """Triton's requests, answers and metrics as the servers take them; imported inside Triton only."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,17 @@ from services.inference.unirig_network.serving_errors import (
 from services.inference.unirig_network.serving_metrics import FAMILIES, Metric, Metrics
 from services.inference.unirig_network.serving_settings import ServingSettings, serving_settings
 
+_log = logging.getLogger(__name__)
+
 
 def device_of(arguments: Mapping[str, str]) -> torch.device:
-    """Where Triton wants a model instance: on one of its GPUs, or on the CPU."""
-    if arguments["model_instance_kind"] == "GPU":
-        return torch.device("cuda", int(arguments["model_instance_device_id"]))
-    return torch.device("cpu")
+    """Where Triton wants a model instance: on one of its GPUs, which becomes the process's own, or
+    on the CPU."""
+    if arguments["model_instance_kind"] != "GPU":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(arguments["model_instance_device_id"]))
+    torch.cuda.set_device(device)
+    return device
 
 
 def settings_of(device: torch.device) -> ServingSettings:
@@ -67,26 +74,31 @@ class TritonAnswers:
         self._result = result
 
     def progress(self, share: float, message: str) -> None:
-        self._send(
-            PROGRESS=np.array([share], dtype=np.float32),
-            MESSAGE=np.array([message.encode()], dtype=np.object_),
-        )
+        with _undeliverable():
+            self._send(
+                PROGRESS=np.array([share], dtype=np.float32),
+                MESSAGE=np.array([message.encode()], dtype=np.object_),
+            )
 
     def finish(self, result: npt.NDArray[Any]) -> None:
         self._send(**{self._result: result})
         self._end()
 
     def fail(self, error: Exception) -> None:
-        self._sender.send(
-            pb_utils.InferenceResponse(error=pb_utils.TritonError(error_text(error))),
-            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-        )
+        with _undeliverable():
+            self._sender.send(
+                pb_utils.InferenceResponse(error=pb_utils.TritonError(error_text(error))),
+                flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+            )
 
     def drop(self) -> None:
-        self._end()
+        with _undeliverable():
+            self._end()
 
     def is_cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        with _undeliverable():
+            return bool(self._sender.is_cancelled())
+        return True
 
     def _send(self, **outputs: npt.NDArray[Any]) -> None:
         tensors = [
@@ -97,6 +109,15 @@ class TritonAnswers:
 
     def _end(self) -> None:
         self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+@contextmanager
+def _undeliverable() -> Iterator[None]:
+    """A caller who cannot be told anything is no trouble of the model's."""
+    try:
+        yield
+    except pb_utils.TritonModelException as error:
+        _log.warning("an answer could not be delivered: %s", error)
 
 
 def metrics_of(arguments: Mapping[str, str]) -> Metrics:
