@@ -142,6 +142,18 @@ def test_beams_read_from_the_cache_what_a_whole_pass_would_give_them(small: Skel
             torch.testing.assert_close(logits[slot], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_model_gives_back_the_weights_that_it_was_given(small: SkeletonModel) -> None:
+    generator = torch.Generator().manual_seed(3)
+    given = {
+        name: torch.randn(value.shape, generator=generator)
+        for name, value in small.state_dict().items()
+    }
+    given["transformer.lm_head.weight"] = given["transformer.model.decoder.embed_tokens.weight"]
+    returned = load_skeleton_model(SMALL, given).state_dict()
+    assert returned.keys() == given.keys()
+    assert all(torch.equal(returned[name], value) for name, value in given.items())
+
+
 def test_weights_with_other_names_or_shapes_are_refused(small: SkeletonModel) -> None:
     weights = small.state_dict()
     with pytest.raises(RuntimeError, match=r"Missing key.*output_proj\.bias"):

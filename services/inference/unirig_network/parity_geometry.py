@@ -1,7 +1,7 @@
 """What surrounds the networks against outputs of the reference implementation.
 
-A folder holds save_raw_data.pt (clean-up), data_ar_transform.pt and data_skin_transform.pt (from a
-clean mesh to the networks' inputs) and reskin.pt (from sampled points to vertices). Tensors, lists
+Files are save_raw_data*.pt (clean-up), data_ar_transform*.pt and data_skin_transform*.pt (from a
+clean mesh to the networks' inputs) and reskin*.pt (from sampled points to vertices). Tensors, lists
 and dicts only.
 """
 
@@ -46,30 +46,21 @@ _BOUND = 1e-6
 _VOXELS = 1e-3
 
 
-def geometry_comparisons(golden: Path) -> Iterator[Comparison]:
-    """One comparison after the other, of all files of a folder that are known here."""
-    for file, compared in (
-        ("save_raw_data.pt", _cleaned),
-        ("data_ar_transform.pt", _skeleton_samples),
-        ("data_skin_transform.pt", _skin_samples),
-        ("reskin.pt", _reskinned),
-    ):
-        if (golden / file).is_file():
-            for comparison in compared(torch.load(golden / file, weights_only=True)):
-                name = f"{file} {comparison.name}"
-                yield Comparison(name, comparison.largest_error, comparison.bound)
-
-
-def _cleaned(golden: _Case) -> Iterator[Comparison]:
+def cleaning_comparisons(path: Path) -> Iterator[Comparison]:
+    """Clean-up to so many faces: corners exactly, the rest by absolute error."""
+    golden = torch.load(path, weights_only=True)
     for count, out in golden["out"].items():
         mesh = clean_mesh(_array(golden["soup_vertices"]), _array(golden["soup_faces"]), int(count))
-        yield _differences(f"{count} faces: corners", mesh.faces, out["faces"])
+        label = f"{path.name} {count} faces:"
+        yield _differences(f"{label} corners", mesh.faces, out["faces"])
         for name in ("vertices", "vertex_normals", "face_normals"):
-            yield _errors(f"{count} faces: {name}", getattr(mesh, name), out[name])
+            yield _errors(f"{label} {name}", getattr(mesh, name), out[name])
 
 
-def _skeleton_samples(golden: _Case) -> Iterator[Comparison]:
-    for name, case in golden.items():
+def skeleton_input_comparisons(path: Path) -> Iterator[Comparison]:
+    """The skeleton network's points and normals: absolute errors."""
+    for case_name, case in torch.load(path, weights_only=True).items():
+        name = f"{path.name} {case_name}"
         mesh = CleanMesh(
             vertices=_array(case["raw_vertices"]),
             faces=_array(case["faces"]),
@@ -84,8 +75,11 @@ def _skeleton_samples(golden: _Case) -> Iterator[Comparison]:
         yield from _samples_compared(name, samples, case)
 
 
-def _skin_samples(golden: _Case) -> Iterator[Comparison]:
-    for name, case in golden.items():
+def skin_input_comparisons(path: Path) -> Iterator[Comparison]:
+    """The skin network's points, normals, joints and prior: absolute errors. The voxels that the
+    prior is computed from: the share of them that differs."""
+    for case_name, case in torch.load(path, weights_only=True).items():
+        name = f"{path.name} {case_name}"
         raw = case["raw"]
         mesh = CleanMesh(
             vertices=_array(raw["vertices"]),
@@ -128,7 +122,9 @@ def _priors_compared(
         yield _errors(f"{name}: prior at the {part} samples", sampled[rows], expected)
 
 
-def _reskinned(golden: _Case) -> Iterator[Comparison]:
+def vertex_weight_comparisons(path: Path) -> Iterator[Comparison]:
+    """Weights of vertices from those of sampled points: absolute errors."""
+    golden = torch.load(path, weights_only=True)
     chunks = vertex_weights(
         _array(golden["sampled_vertices"]),
         _array(golden["sampled_skin"]),
@@ -137,7 +133,7 @@ def _reskinned(golden: _Case) -> Iterator[Comparison]:
         np.array([-1 if parent is None else parent for parent in golden["parents"]], np.int32),
     )
     weights = np.concatenate([chunk for _, chunk in chunks])
-    yield _errors("weights", weights, golden["out"])
+    yield _errors(f"{path.name} weights", weights, golden["out"])
 
 
 def _within(joints: torch.Tensor | None, vertices: _Array) -> bool:

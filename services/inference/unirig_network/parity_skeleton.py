@@ -1,6 +1,6 @@
 """The tokenizer and the skeleton network against outputs of the reference implementation.
 
-A folder holds tokenizer.pt (grammar, sequences and the skeletons they are), ar_*.pt (the network
+Files are tokenizer*.pt (grammar, sequences and the skeletons they are), ar_*.pt (the network
 at any size, with its weights, inputs, outputs and generated sequences) and data_ar_transform*.pt
 (skeletons and their tokens). Tensors, lists and dicts only.
 """
@@ -59,16 +59,6 @@ _WITHOUT_EFFECT = (
     "mesh_encoder.num_latents",
     "mesh_encoder.embed_dim",
 )
-
-
-def skeleton_comparisons(folder: Path) -> Iterator[Comparison]:
-    """Every comparison that the folder's files allow; nothing where it has none of them."""
-    for path in sorted(folder.glob("tokenizer*.pt")):
-        yield from tokenizer_comparisons(path)
-    for path in sorted(folder.glob("data_ar_transform*.pt")):
-        yield from sequence_comparisons(path)
-    for path in sorted(folder.glob("ar_*.pt")):
-        yield from network_comparisons(path)
 
 
 def tokenizer_comparisons(path: Path) -> Iterator[Comparison]:

@@ -1,6 +1,6 @@
 """The skin network against outputs of the reference implementation.
 
-A folder holds spconv_*.pt (sparse convolutions) and skin_*.pt (the network at a small size, with
+Files are spconv_*.pt (sparse convolutions) and skin_*.pt (the network at a small size, with
 its weights, inputs, and outputs of each stage). Tensors, lists and dicts only.
 """
 
@@ -66,14 +66,6 @@ _FIELDS = {
 }
 # The first is how many points the reference reads out at once; the second is not used at all.
 _WITHOUT_EFFECT = ("num_train_vertex", "global_encoder.num_latents")
-
-
-def skin_comparisons(folder: Path) -> Iterator[Comparison]:
-    """Every comparison that the folder's files allow; nothing where it has none of them."""
-    for path in sorted(folder.glob("spconv_*.pt")):
-        yield from convolution_comparisons(path)
-    for path in sorted(folder.glob("skin_*.pt")):
-        yield from network_comparisons(path)
 
 
 def convolution_comparisons(path: Path) -> Iterator[Comparison]:

@@ -16,6 +16,8 @@ from torch.nn import functional
 _POSITION_OFFSET = 2
 # Attention on a GPU copies a mask whose rows start elsewhere, in every layer.
 _MASK_ALIGNMENT = 8
+# A CPU's libraries multiply so few rows up to twice as fast from the right of the large matrix.
+_FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,13 @@ class TransformerConfig:
 class KeyValueCache:
     """Keys and values of S slots that each hold one request with B beams.
 
-    keys, values: (layers, S, heads, prefix + steps * B, head). The first `prefix` rows are the
-    request's condition, shared by its beams. Row prefix + t * B + b is what beam row b computed at
-    step t. Rows never move: which of them a beam descends from is the mask's business, so that a
-    reordering of beams copies no keys.
+    pairs: (layers, S, 2 * heads, prefix + steps * B, head), the keys of all heads, then their
+    values. The first `prefix` rows are the request's condition, shared by its beams. Row
+    prefix + t * B + b is what beam row b computed at step t. Rows never move: which of them a beam
+    descends from is the mask's business, so that a reordering of beams copies no keys.
     """
 
-    keys: Tensor
-    values: Tensor
+    pairs: Tensor
     prefix: int
     beams: int
 
@@ -61,18 +62,14 @@ class KeyValueCache:
         device: torch.device,
     ) -> "KeyValueCache":
         """Zeros for `steps` steps; torch.OutOfMemoryError if they do not fit."""
-        shape = (config.layers, slots, config.heads, prefix + steps * beams, config.head)
-        return KeyValueCache(
-            keys=torch.zeros(shape, dtype=dtype, device=device),
-            values=torch.zeros(shape, dtype=dtype, device=device),
-            prefix=prefix,
-            beams=beams,
-        )
+        shape = (config.layers, slots, 2 * config.heads, prefix + steps * beams, config.head)
+        return KeyValueCache(torch.zeros(shape, dtype=dtype, device=device), prefix, beams)
 
-    def rows(self, steps: Tensor) -> Tensor:
-        """Where the beams of each slot write at its step: (S,) int64 -> (S, B) int64."""
+    def places(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the beams of each slot write at its step: (S,) int64 -> slot (S, 1), row (S, B)."""
+        slots = torch.arange(len(steps), device=steps.device).unsqueeze(1)
         beams = torch.arange(self.beams, device=steps.device)
-        return self.prefix + steps.unsqueeze(1) * self.beams + beams
+        return slots, self.prefix + steps.unsqueeze(1) * self.beams + beams
 
     def mask(self, ancestors: Tensor, dtype: torch.dtype) -> Tensor:
         """Which rows each beam sees, as 0 or -inf: (S, 1, B, prefix + n * B).
@@ -105,7 +102,7 @@ class SkeletonTransformer(nn.Module):
     def cast_matrices(self, dtype: torch.dtype) -> None:
         """Cast the matrices of the layers; embeddings, layer norms and output stay as they are."""
         for module in self.model.decoder.layers.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Linear):
                 module.to(dtype)
 
     @property
@@ -126,9 +123,8 @@ class SkeletonTransformer(nn.Module):
     def prefill(self, embedded: Tensor, cache: KeyValueCache, slot: int) -> Tensor:
         """Read a request's prefix into its slot: (prefix, hidden) -> (vocabulary,) logits."""
         hidden, pairs = self.model.decoder.read(embedded.unsqueeze(0))
-        for layer, (key, value) in enumerate(pairs):
-            cache.keys[layer, slot, :, : cache.prefix] = key[0]
-            cache.values[layer, slot, :, : cache.prefix] = value[0]
+        for layer, pair in enumerate(pairs):
+            cache.pairs[layer, slot, :, : cache.prefix] = pair[0].transpose(0, 1)
         logits: Tensor = self.lm_head(hidden[0, -1])
         return logits
 
@@ -162,17 +158,17 @@ class Decoder(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
 
-    def read(self, embedded: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def read(self, embedded: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Whole sequences: (B, T, hidden) -> the same, and each layer's keys and values.
 
-        Keys and values are (B, heads, T, head).
+        Keys and values are (B, T, 2 * heads, head).
         """
         positions = torch.arange(embedded.shape[1], device=embedded.device)
         x = embedded + self.embed_positions(positions + _POSITION_OFFSET)
         pairs = []
         for layer in self.layers:
-            x, key, value = cast(DecoderLayer, layer).read(x)
-            pairs.append((key, value))
+            x, pair = cast(DecoderLayer, layer).read(x)
+            pairs.append(pair)
         hidden: Tensor = self.final_layer_norm(x)
         return hidden, pairs
 
@@ -182,10 +178,10 @@ class Decoder(nn.Module):
         """(S, B, hidden) -> (S, B, hidden); see SkeletonTransformer.step."""
         positions = (cache.prefix + steps).unsqueeze(1)
         x = embedded + self.embed_positions(positions + _POSITION_OFFSET)
-        rows = cache.rows(steps)
-        mask = cache.mask(ancestors, cache.keys.dtype)
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x = cast(DecoderLayer, layer).step(x, keys, values, rows, mask)
+        places = cache.places(steps)
+        mask = cache.mask(ancestors, cache.pairs.dtype)
+        for layer, pairs in zip(self.layers, cache.pairs, strict=True):
+            x = cast(DecoderLayer, layer).step(x, pairs, places, mask)
         hidden: Tensor = self.final_layer_norm(x)
         return hidden
 
@@ -195,30 +191,28 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = SelfAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden)
-        self.fc1 = nn.Linear(config.hidden, config.inner)
-        self.fc2 = nn.Linear(config.inner, config.hidden)
+        self.fc1 = Linear(config.hidden, config.inner)
+        self.fc2 = Linear(config.inner, config.hidden)
         self.final_layer_norm = nn.LayerNorm(config.hidden)
 
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each position attends to itself and those before it."""
-        query, key, value = self.self_attn.project(self._cast(self.self_attn_layer_norm(x)))
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Each position attends to itself and those before it; see Decoder.read."""
+        query, pair = self.self_attn.project(self._cast(self.self_attn_layer_norm(x)))
+        key, value = pair.transpose(1, 2).chunk(2, dim=1)
         attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self._feed_forward(x + self.self_attn.join(attended)), key, value
+        return self._feed_forward(x + self.self_attn.join(attended)), pair
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+    def step(self, x: Tensor, pairs: Tensor, places: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """Write this step's keys and values, then attend to the rows that the mask lets through.
 
-        x: (S, B, hidden). keys, values: (S, heads, all rows, head). rows: (S, B).
+        x: (S, B, hidden). pairs: (S, 2 * heads, all rows, head). places: see KeyValueCache.places.
         mask: (S, 1, B, R), of the first R rows.
         """
-        query, key, value = self.self_attn.project(self._cast(self.self_attn_layer_norm(x)))
-        slots = torch.arange(len(rows), device=rows.device).unsqueeze(1)
-        keys[slots, :, rows] = key.transpose(1, 2)
-        values[slots, :, rows] = value.transpose(1, 2)
-        reach = mask.shape[-1]
-        attended = functional.scaled_dot_product_attention(
-            query, keys[:, :, :reach], values[:, :, :reach], attn_mask=mask
-        )
+        query, pair = self.self_attn.project(self._cast(self.self_attn_layer_norm(x)))
+        slots, rows = places
+        pairs[slots, :, rows] = pair
+        keys, values = pairs[:, :, : mask.shape[-1]].chunk(2, dim=1)
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         return self._feed_forward(x + self.self_attn.join(attended))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -231,26 +225,52 @@ class DecoderLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """One matrix makes queries, keys and values; a state dict has the checkpoints' three."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.k_proj = nn.Linear(config.hidden, config.hidden)
-        self.v_proj = nn.Linear(config.hidden, config.hidden)
-        self.q_proj = nn.Linear(config.hidden, config.hidden)
-        self.out_proj = nn.Linear(config.hidden, config.hidden)
+        self.qkv_proj = Linear(config.hidden, 3 * config.hidden)
+        self.out_proj = Linear(config.hidden, config.hidden)
+        self.register_state_dict_post_hook(_split_projections)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_join_projections)  # type: ignore[no-untyped-call]
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, hidden) -> query, key, value, each (B, heads, T, head)."""
-        return (
-            self._by_head(self.q_proj(x)),
-            self._by_head(self.k_proj(x)),
-            self._by_head(self.v_proj(x)),
-        )
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, hidden) -> query (B, heads, T, head); keys, values (B, T, 2 * heads, head)."""
+        by_head = self.qkv_proj(x).view(*x.shape[:-1], 3 * self.heads, -1)
+        return by_head[:, :, : self.heads].transpose(1, 2), by_head[:, :, self.heads :]
 
     def join(self, attended: Tensor) -> Tensor:
         """(B, heads, T, head) -> (B, T, hidden)."""
         joined: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return joined
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+
+class Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs), contiguous."""
+        rows = x.flatten(0, -2)
+        if x.is_cuda or len(rows) > _FEW_ROWS:
+            return super().forward(x)
+        product = torch.addmm(self.bias.unsqueeze(1), self.weight, rows.t())
+        return product.t().contiguous().view(*x.shape[:-1], -1)
+
+
+def _split_projections(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    for kind in ("weight", "bias"):
+        whole = state.pop(f"{prefix}qkv_proj.{kind}")
+        for name, part in zip(_projections(prefix, kind), whole.chunk(3), strict=True):
+            state[name] = part
+
+
+def _join_projections(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for kind in ("weight", "bias"):
+        names = _projections(prefix, kind)
+        if all(name in state for name in names):
+            state[f"{prefix}qkv_proj.{kind}"] = torch.cat([state.pop(name) for name in names])
+
+
+def _projections(prefix: str, kind: str) -> list[str]:
+    return [f"{prefix}{name}_proj.{kind}" for name in "qkv"]
