@@ -12,10 +12,21 @@ INSTALL_SOURCES := pyproject.toml constraints.txt $(wildcard protos/unirig/v1/*.
 RUNTIME := gateway,sessions,jobs,storage,inference,cli
 # What only the neural engine needs, which is large.
 NEURAL := triton,triton-server
+# Images: IMAGE_TOOL=podman, IMAGES=gateway and IMAGE_FLAGS='--build-arg BASE=...' may be given.
+IMAGE_TOOL ?= docker
+IMAGE_FLAGS ?=
+IMAGES ?= gateway sessions jobs storage inference triton
+REGISTRY ?= localhost
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TAG ?= $(VERSION)
 # One thread a process: the stack has many processes and they share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help up models demo test lint types parity protos lock bench-upload bench-storage bench-large bench-unirig clean
+# An image's Dockerfile: its service's, but Triton's lies beside the worker's.
+triton_dockerfile := services/inference/triton.Dockerfile
+dockerfile = $(or $($(1)_dockerfile),services/$(1)/Dockerfile)
+
+.PHONY: help up models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-unirig clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +61,21 @@ lock: ## Pin every dependency anew in constraints.txt
 	$(VENV)-lock/bin/pip install --quiet '.[$(RUNTIME),$(NEURAL),test]'
 	$(VENV)-lock/bin/pip freeze --exclude unirig-service | sed 's/+cpu//' > constraints.txt
 	rm -rf $(VENV)-lock
+
+images: $(IMAGES:%=image-%) ## Build the images (IMAGE_TOOL=docker IMAGES= REGISTRY= TAG=)
+
+image-%:
+	$(IMAGE_TOOL) build $(IMAGE_FLAGS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		--file $(call dockerfile,$*) --tag $(REGISTRY)/unirig-$*:$(TAG) .
+
+sbom: $(IMAGES:%=sbom-%) ## Copy the images' bills of materials (CycloneDX) into sbom/
+
+sbom-%:
+	@mkdir -p sbom
+	$(IMAGE_TOOL) run --rm --entrypoint cat $(REGISTRY)/unirig-$*:$(TAG) /app/sbom.cdx.json > sbom/$*.cdx.json
+
+smoke-images: $(VENV)/test ## Rig the example character through the images, confined as in a cluster (ENGINE=unirig)
+	IMAGE_TOOL=$(IMAGE_TOOL) REGISTRY=$(REGISTRY) TAG=$(TAG) $(BIN)/python -m tests.images.smoke $(if $(ENGINE),--engine $(ENGINE))
 
 bench-upload: $(VENV)/runtime ## Measure every service's memory under 8 uploads of 50 MB at once
 	$(BIN)/python -m tests.bench.upload_memory
