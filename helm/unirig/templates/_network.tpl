@@ -1,0 +1,77 @@
+{{/* Peers and rules of NetworkPolicies. */}}
+
+{{- define "unirig.policyHead" -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  {{- include "unirig.metadata" . | nindent 2 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "unirig.selector" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+{{- end }}
+
+{{/* The pods of one part. */}}
+{{- define "unirig.peer" -}}
+- podSelector:
+    matchLabels:
+      {{- include "unirig.selector" . | nindent 6 }}
+{{- end }}
+
+{{/* Ingress to "port" from the parts "from". */}}
+{{- define "unirig.fromParts" -}}
+- from:
+    {{- range .from }}
+    {{- include "unirig.peer" (dict "root" $.root "name" .) | nindent 4 }}
+    {{- end }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- end }}
+
+{{- define "unirig.fromMonitoring" -}}
+- from:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .root.Values.networkPolicy.monitoringNamespace }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- end }}
+
+{{/* Egress to "port" of the part "to". */}}
+{{- define "unirig.toPart" -}}
+- to:
+    {{- include "unirig.peer" (dict "root" .root "name" .to) | nindent 4 }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- end }}
+
+{{- define "unirig.toOutside" -}}
+- to:
+    - ipBlock:
+        cidr: {{ .cidr }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- end }}
+
+{{- define "unirig.toNames" -}}
+- ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+{{- end }}
+
+{{- define "unirig.toNats" -}}
+{{- if .Values.nats.enabled -}}
+{{ include "unirig.toPart" (dict "root" . "to" "nats" "port" 4222) }}
+{{- else -}}
+{{ include "unirig.toOutside" .Values.nats.external }}
+{{- end -}}
+{{- end }}
+
+{{- define "unirig.toRedis" -}}
+{{- if .Values.redis.enabled -}}
+{{ include "unirig.toPart" (dict "root" . "to" "redis" "port" 6379) }}
+{{- else -}}
+{{ include "unirig.toOutside" .Values.redis.external }}
+{{- end -}}
+{{- end }}
