@@ -37,11 +37,17 @@ def missing_libraries() -> list[str]:
     return sorted([*_missing_for_blender(), *_missing_for_triton()])
 
 
+def python_library() -> Path:
+    """Where the library of the very Python that runs this is, or should be."""
+    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
+    return Path(folder or "", name or "")
+
+
 def _missing_for_triton() -> list[str]:
     if importlib.util.find_spec("pytriton") is None:
         return []
-    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
-    return [] if Path(folder, name).is_file() else [name]
+    library = python_library()
+    return [] if library.is_file() else [library.name]
 
 
 def _missing_for_blender() -> list[str]:

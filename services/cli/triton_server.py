@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import importlib.util
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from services import inference
 from services.cli.servers import ServerError, free_port
+from services.cli.system_libraries import python_library
 
 _HOST = "127.0.0.1"
 _REPOSITORY = Path(inference.__file__).parent / "model_repository"
@@ -167,7 +169,7 @@ def _wait_until_live(server: TritonServer, seconds: float) -> None:
 
 def _environment(package: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """What makes the models run with this Python, its packages and this project."""
-    libraries = [_python_library().parent, package.parent / "nvidia_pytriton.libs"]
+    libraries = [_shared_library().parent, package.parent / "nvidia_pytriton.libs"]
     root = Path(inference.__file__).parents[2]
     return {
         **os.environ,
@@ -186,11 +188,10 @@ def _package() -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def _python_library() -> Path:
+def _shared_library() -> Path:
     """The shared library of the very Python that runs this: another one's would not fit."""
-    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
-    library = Path(folder or "", name or "")
-    if not (name or "").startswith("libpython") or ".so" not in name or not library.is_file():
+    library = python_library()
+    if not re.match(r"libpython.*\.so", library.name) or not library.is_file():
         raise ServerError(
             f"Triton needs a Python with a shared library, which {sys.executable} has not. Use one"
             " that has, such as Debian's python3.11 with the package libpython3.11, or one built"

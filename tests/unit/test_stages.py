@@ -3,18 +3,15 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 
 from services.inference import stages
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
-from services.inference.limited_process import Limits
 from services.inference.progress import Progress
 from services.inference.result_checks import check_read_back
 from services.inference.scratch import Scratch
-from services.inference.storage_client import StorageClient
 from services.inference.weight_transfer import (
     joints_without_skin,
     match_joints,
@@ -173,20 +170,6 @@ def test_a_file_that_says_something_else_fails(arm: tuple[Mesh, Skeleton, SkinWe
     ):
         with pytest.raises(ValueError, match=complaint):
             check_read_back(*arm, *read)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    folder = tmp_path / "job"
-    folder.mkdir()
-    return Workplace(
-        folder=folder,
-        session_id="0" * 32,
-        storage=cast(StorageClient, None),
-        limits=Limits(),
-        progress=cast(Progress, None),
-        max_triangles=100,
-    )
 
 
 def test_a_link_that_a_step_left_is_not_its_result(place: Workplace, tmp_path: Path) -> None:

@@ -3,31 +3,14 @@
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 
-from services.inference.limited_process import Limits, StepError
-from services.inference.progress import Progress
-from services.inference.storage_client import StorageClient
+from services.inference.limited_process import StepError
 from services.inference.unirig_engine import load_arrays, save_joints
 from services.inference.unirig_network.tokenizer import encode_skeleton
 from services.inference.workplace import Workplace
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    folder = tmp_path / "job"
-    folder.mkdir()
-    return Workplace(
-        folder=folder,
-        session_id="0" * 32,
-        storage=cast(StorageClient, None),
-        limits=Limits(),
-        progress=Progress(),
-        max_triangles=100,
-    )
 
 
 def test_arrays_of_a_step_are_read_by_name(place: Workplace) -> None:
