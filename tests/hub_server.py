@@ -2,14 +2,18 @@
 
 `/{repository}/resolve/{revision}/{file}` describes a file in the answer's head and redirects to
 where its bytes are: on another host (`localhost` for `127.0.0.1`), as the hub's own do.
+
+    python3 tests/hub_server.py FOLDER HOST PORT      serves a folder's files
 """
 
 import contextlib
 import hashlib
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 _BYTES = "/bytes"
 
@@ -55,11 +59,11 @@ class Hub:
 
 
 @contextlib.contextmanager
-def hub_server(files: dict[str, bytes]) -> Iterator[Hub]:
-    """Serves files until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+def hub_server(files: dict[str, bytes], host: str = "127.0.0.1", port: int = 0) -> Iterator[Hub]:
+    """Serves files until the block ends. port 0: any that is free."""
+    server = ThreadingHTTPServer((host, port), _Handler)
     server.daemon_threads = True
-    hub = Hub(f"http://127.0.0.1:{server.server_port}", files)
+    hub = Hub(f"http://{host}:{server.server_port}", files)
     server.hub = hub  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -151,3 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+if __name__ == "__main__":
+    folder, own_host, own_port = sys.argv[1:]
+    content = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    with hub_server(content, own_host, int(own_port)):
+        threading.Event().wait()

@@ -242,13 +242,18 @@ class Delivery:
 
     @property
     def attempt(self) -> int:
-        return self.message.metadata.num_delivered
+        return self.command.attempts_before + self.message.metadata.num_delivered
 
     async def claim(self) -> bool:
         return await self.system.claim(self.command.job_id, self.attempt)
 
     async def progress(self, progress: int, message: str = "") -> None:
         await self.system.report(self.command.job_id, self.attempt, progress, message)
+
+    async def hand_back(self) -> None:
+        """What a worker does that has to stop."""
+        await self.system.publish_outcome(handed_back(self.command.job_id, self.attempt))
+        await self.message.ack()
 
     async def finish(self, error: str = "", code: str = "") -> None:
         """Reports success or the error, and then acks."""
@@ -276,6 +281,12 @@ def success(job_id: str, session: str, attempt: int) -> messages_pb2.JobOutcome:
 def failure(job_id: str, attempt: int, error: str, code: str) -> messages_pb2.JobOutcome:
     failed = messages_pb2.JobFailed(error=error, error_code=code)
     return messages_pb2.JobOutcome(job_id=job_id, attempt=attempt, failed=failed)
+
+
+def handed_back(job_id: str, attempt: int) -> messages_pb2.JobOutcome:
+    return messages_pb2.JobOutcome(
+        job_id=job_id, attempt=attempt, handed_back=messages_pb2.JobHandedBack()
+    )
 
 
 class Listener:

@@ -138,16 +138,18 @@ class Stack:
         """Whether a Triton that was started has ended by itself."""
         return self.triton is not None and self.triton.process.poll() is not None
 
-    def stop_service(self, name: str) -> None:
-        """SIGTERM, and SIGKILL only where the service does not end in time."""
+    def stop_service(self, name: str) -> int | None:
+        """SIGTERM, and SIGKILL only where the service does not end in time. Its exit status, None
+        where it was not started."""
         process = self._services[name].process
         if process is None:
-            return
+            return None
         process.terminate()
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill_service(name)
+        return process.returncode
 
     def kill_service(self, name: str) -> None:
         """SIGKILL, as a lost node would."""

@@ -33,6 +33,8 @@ _MODELS = ("unirig_skeleton", "unirig_skin")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
 # How long requests that run may go on after SIGTERM, seconds.
 _EXIT_SECONDS = 5
+# As in a cluster, where clients are to find new replicas.
+_CONNECTION_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def start_triton(
 ) -> TritonServer:
     """Starts Triton on free ports and waits until it answers and has tried to load both models.
 
-    folder: for its back end and log. settings: environment variables of the models.
+    folder: for its back end and log. settings: environment variables of the models, over those of
+    this process. TRITON_TRACE_URL: where it sends spans by OTLP/HTTP.
     address: of its gRPC, where that must be the one of an earlier server.
     A model that cannot be loaded does not keep it from starting: the repository index has the
     reason. Raises ServerError, which says what to do, where Triton cannot be started.
@@ -115,6 +118,7 @@ def start_triton(
     folder.mkdir(parents=True, exist_ok=True)
     package = _package()
     back_ends = _put_back_end_together(package, folder / "backends")
+    environment = _environment(package, settings)
     grpc_port = int(address.rpartition(":")[2]) if address else free_port()
     http_port, metrics_port = free_port(), free_port()
     shm_prefix = f"unirig_triton_{secrets.token_hex(4)}_"
@@ -132,12 +136,14 @@ def start_triton(
         f"--http-port={http_port}",
         f"--grpc-port={grpc_port}",
         f"--metrics-port={metrics_port}",
+        f"--grpc-max-connection-age={_CONNECTION_MS}",
+        *trace_options(environment.get("TRITON_TRACE_URL", "")),
     ]
     log = folder / "triton.log"
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - a program of the installed package
             command,
-            env=_environment(package, settings),
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -152,6 +158,18 @@ def start_triton(
     )
     _wait_until_live(server, start_seconds)
     return server
+
+
+def trace_options(url: str) -> list[str]:
+    """Traces every request that names its trace, and next to none of the others."""
+    if not url:
+        return []
+    settings = ("mode=opentelemetry", "level=TIMESTAMPS", f"rate={2**31 - 1}")
+    exporter = (f"url={url}", "resource=service.name=unirig-triton")
+    return [
+        *(f"--trace-config={setting}" for setting in settings),
+        *(f"--trace-config=opentelemetry,{setting}" for setting in exporter),
+    ]
 
 
 def _wait_until_live(server: TritonServer, seconds: float) -> None:

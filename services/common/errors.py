@@ -64,6 +64,8 @@ _GRPC_STATUS = {
 _UNEXPLAINED = {
     grpc.StatusCode.UNAVAILABLE: ErrorCode.SERVICE_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.SERVICE_UNAVAILABLE,
+    # A call that reaches a server as it stops; one that we cancel ourselves raises no failure.
+    grpc.StatusCode.CANCELLED: ErrorCode.SERVICE_UNAVAILABLE,
 }
 
 

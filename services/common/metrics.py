@@ -2,15 +2,30 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import Counter, Histogram, make_wsgi_app
+from prometheus_client import (
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    make_wsgi_app,
+)
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+# When each series began would be a third of all series, and of no use to Prometheus.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+# Named component, as Prometheus gives what it scrapes in a cluster a label called service.
+BUILD_INFO = Gauge(
+    "unirig_build_info", "1, labelled with what runs and its version.", ["component", "version"]
+)
+READY = Gauge("unirig_ready", "1 if /readyz says so, else 0.", ["component"])
 RPC_SECONDS = Histogram(
     "unirig_rpc_duration_seconds", "Time to answer a gRPC call.", ["method", "code"]
 )
@@ -28,8 +43,10 @@ class _Quiet(WSGIRequestHandler):
         """Probes and scrapes are not worth a line."""
 
 
-def serve_metrics(host: str, port: int, is_ready: Callable[[], bool]) -> None:
+def serve_metrics(component: str, host: str, port: int, is_ready: Callable[[], bool]) -> None:
     """Serves the metrics port from a daemon thread until the process ends."""
+    BUILD_INFO.labels(component, version("unirig-service")).set(1)
+    READY.labels(component).set_function(is_ready)
     metrics = make_wsgi_app()
 
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -2,6 +2,7 @@
 channels with load balancing and retries.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -11,9 +12,11 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import Span, SpanKind
 
 from services.common.errors import ApiError, ErrorCode, rpc_status_of
 from services.common.metrics import RPC_ERRORS, RPC_SECONDS
+from services.common.tracing import call_span, mark_failed, span, trace_headers
 
 log = structlog.get_logger(__name__)
 
@@ -28,13 +31,31 @@ _OPTIONS = [
 ]
 
 
-class RpcServer:
-    """A gRPC server that answers health checks and reflection beside its own services."""
+# Clients look for new replicas whenever they connect anew, so connections do not last.
+_CONNECTION_SECONDS = 60.0
+# What such a connection may go on with: longer than any transfer may take.
+_LAST_CALLS_SECONDS = 2 * 3600.0
+# Statuses that are the server's fault and not the caller's.
+_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE"})
 
-    def __init__(self, host: str, port: int) -> None:
+
+class RpcServer:
+    """A gRPC server that answers health checks and reflection beside its own services.
+
+    connection_seconds: after which a connection takes no new calls; those that run go on.
+    """
+
+    def __init__(
+        self, host: str, port: int, connection_seconds: float = _CONNECTION_SECONDS
+    ) -> None:
         self._server = grpc.aio.server(
             interceptors=[_Outermost()],
-            options=[*_OPTIONS, ("grpc.so_reuseport", 0)],
+            options=[
+                *_OPTIONS,
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
+                ("grpc.max_connection_age_grace_ms", int(_LAST_CALLS_SECONDS * 1000)),
+            ],
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -77,8 +98,9 @@ class RpcServer:
 
 
 class _Outermost(grpc.aio.ServerInterceptor):
-    """Around every call: binds its request id to the logs, counts and times it, and turns an
-    ApiError into its rich status and anything else into INTERNAL without a word of what it was."""
+    """Around every call: binds its request id to the logs, goes on with its trace, counts and times
+    it, and turns an ApiError into its rich status and anything else into INTERNAL without a word of
+    what it was."""
 
     async def intercept_service(
         self,
@@ -100,15 +122,24 @@ class _Outermost(grpc.aio.ServerInterceptor):
             RPC_ERRORS.labels(ErrorCode.INTERNAL_ERROR).inc()
             return ApiError(ErrorCode.INTERNAL_ERROR, "Internal server error")
 
-        def begin() -> float:
+        def begin() -> tuple[float, Span]:
             structlog.contextvars.clear_contextvars()
             structlog.contextvars.bind_contextvars(request_id=request_id)
-            return time.perf_counter()
+            return time.perf_counter(), call_span(*_described(method), metadata)
+
+        def end(start: float, call: Span, code: str) -> None:
+            RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
+            call.set_attribute("rpc.response.status_code", code)
+            if code in _FAULTS:
+                mark_failed(call, code)
+            call.end()
 
         async def unary(request: Any, context: Any) -> Any:
-            start, code = begin(), "OK"
+            (start, call), code = begin(), "CANCELLED"
             try:
-                return await behave(request, context)
+                answer = await behave(request, context)
+                code = "OK"
+                return answer
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
@@ -118,13 +149,14 @@ class _Outermost(grpc.aio.ServerInterceptor):
                 code = status.name
                 await context.abort(status, refusal.detail, trailing)
             finally:
-                RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
+                end(start, call, code)
 
         async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
-            start, code = begin(), "OK"
+            (start, call), code = begin(), "CANCELLED"
             try:
                 async for response in behave(request, context):
                     yield response
+                code = "OK"
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
@@ -134,7 +166,7 @@ class _Outermost(grpc.aio.ServerInterceptor):
                 code = status.name
                 await context.abort(status, refusal.detail, trailing)
             finally:
-                RPC_SECONDS.labels(method, code).observe(time.perf_counter() - start)
+                end(start, call, code)
 
         if method.startswith("/grpc."):
             return handler
@@ -153,6 +185,36 @@ class _Outermost(grpc.aio.ServerInterceptor):
             else grpc.unary_unary_rpc_method_handler
         )
         return make(unary, handler.request_deserializer, handler.response_serializer)
+
+
+class _Calling(grpc.aio.UnaryUnaryClientInterceptor):
+    """Around every call of one message for one answer: a span, and what the other side's logs and
+    trace go on with.
+
+    Calls that stream add request_metadata() themselves: an intercepted one would pass its messages
+    through a queue of its own.
+    """
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[Any, Any], Awaitable[Any]],
+        client_call_details: Any,
+        request: Any,
+    ) -> Any:
+        # The method is bytes, although it is typed as text (github.com/grpc/grpc/issues/31092).
+        name, attributes = _described(client_call_details.method.decode())
+        with span(name, SpanKind.CLIENT, attributes) as calling:
+            metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), *request_metadata())
+            call = await continuation(client_call_details._replace(metadata=metadata), request)
+            try:
+                code = (await call.code()).name
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            calling.set_attribute("rpc.response.status_code", code)
+            if code != "OK":
+                mark_failed(calling, code)
+            return call
 
 
 def open_channel(address: str, service: str, idempotent_methods: Sequence[str]) -> grpc.aio.Channel:
@@ -184,10 +246,16 @@ def open_channel(address: str, service: str, idempotent_methods: Sequence[str]) 
         # A service that was down is found again within a second or so.
         ("grpc.max_reconnect_backoff_ms", 1000),
     ]
-    return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.insecure_channel(address, options=options, interceptors=[_Calling()])
 
 
 def request_metadata() -> tuple[tuple[str, str], ...]:
-    """The metadata that carries the current request's id to the next service's logs."""
+    """The metadata that carries the current request's id and trace to the next service."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
-    return ((REQUEST_ID, str(request_id)),) if request_id else ()
+    return (*(((REQUEST_ID, str(request_id)),) if request_id else ()), *trace_headers().items())
+
+
+def _described(method: str) -> tuple[str, dict[str, str]]:
+    """The name and the attributes of a call's span: "/unirig.v1.JobsService/GetJob"."""
+    name = method.removeprefix("/")
+    return name, {"rpc.system.name": "grpc", "rpc.method": name}

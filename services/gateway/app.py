@@ -46,6 +46,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # RequestLog makes the spans: FastAPI's own would have paths and queries.
+        telemetry={"tracing": False},
     )
     api.state.settings = settings
     api.state.backends = backends

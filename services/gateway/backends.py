@@ -12,7 +12,7 @@ from unirig.v1.sessions_pb2_grpc import SessionsServiceStub
 from unirig.v1.storage_pb2_grpc import StorageServiceStub
 
 from services.common.errors import ApiError, ErrorCode, api_error_of
-from services.common.rpc import open_channel, request_metadata
+from services.common.rpc import open_channel
 from services.gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
@@ -29,9 +29,7 @@ _Response = TypeVar("_Response", covariant=True)
 
 
 class _Method(Protocol[_Request, _Response]):
-    def __call__(
-        self, request: _Request, *, timeout: float, metadata: tuple[tuple[str, str], ...]
-    ) -> Awaitable[_Response]: ...
+    def __call__(self, request: _Request, *, timeout: float) -> Awaitable[_Response]: ...
 
 
 class Backends:
@@ -62,9 +60,9 @@ class Backends:
         self.storage = StorageServiceStub(self._channels[STORAGE])
 
     async def call(self, method: _Method[_Request, _Response], request: _Request) -> _Response:
-        """One unary call with the deadline and the request's id; ApiError where it fails."""
+        """One unary call with the deadline; ApiError where it fails."""
         try:
-            return await method(request, timeout=self._timeout, metadata=request_metadata())
+            return await method(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as failure:
             raise explained(failure) from None
 

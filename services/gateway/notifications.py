@@ -14,6 +14,7 @@ from unirig.v1.messages_pb2 import JobChanged, SessionEnded
 
 from services.common.broker import connect
 from services.common.subjects import NOTIFY_ALL, SESSION_ENDED
+from services.common.tracing import message_span
 from services.gateway.jobs import is_active
 
 log = structlog.get_logger(__name__)
@@ -133,7 +134,8 @@ class Notifications:
             log.warning("unreadable message", subject=message.subject)
             return
         for inbox in self._inboxes.get(job.session_id, ()):
-            inbox.offer(job)
+            with message_span("notify", message.headers):
+                inbox.offer(job)
 
     async def _on_session_ended(self, message: Msg) -> None:
         try:

@@ -10,6 +10,7 @@ from services.common import broker
 from services.common.logs import configure_logs
 from services.common.metrics import serve_metrics
 from services.common.process import stop_event
+from services.common.tracing import tracing
 from services.inference.engine import Engine, GeometricEngine
 from services.inference.scratch import Scratch
 from services.inference.settings import InferenceSettings
@@ -62,6 +63,7 @@ async def serve(settings: InferenceSettings) -> None:
     watching = asyncio.create_task(readiness.watch(storage))
     connecting = asyncio.create_task(broker.connect(settings.nats_url, "inference"))
     serve_metrics(
+        "inference",
         settings.bind_host,
         settings.metrics_port,
         lambda: (
@@ -90,7 +92,8 @@ async def serve(settings: InferenceSettings) -> None:
 def main() -> None:
     settings = InferenceSettings()
     configure_logs("inference", settings.log_level)
-    asyncio.run(serve(settings))
+    with tracing("inference"):
+        asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

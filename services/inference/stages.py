@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from unirig.v1 import jobs_pb2, messages_pb2, storage_pb2
 
+from services.common.tracing import span
 from services.inference.engine import Engine
 from services.inference.limited_process import StepError
 from services.inference.progress import StepProgress
@@ -87,11 +88,12 @@ async def save_results(
     lineage = storage_pb2.Lineage(job_id=job_id, stage=results.stage, asset_path=results.asset_path)
     stored: list[storage_pb2.FileInfo] = []
     files = [("npz", results.arrays), *results.files.items()]
-    for extension, path in files:
-        report(len(stored) / len(files), "")
-        filename = f"{results.name}.{extension}"
-        stored.append(await place.storage.upload(place.session_id, path, filename, lineage))
-        lineage.arrays_path = stored[0].path
+    with span("save"):
+        for extension, path in files:
+            report(len(stored) / len(files), "")
+            filename = f"{results.name}.{extension}"
+            stored.append(await place.storage.upload(place.session_id, path, filename, lineage))
+            lineage.arrays_path = stored[0].path
     arrays, main, *others = stored
     return messages_pb2.JobSucceeded(
         output_file=main.path,

@@ -50,7 +50,7 @@ class StorageClient:
     async def describe(self, session_id: str, path: str) -> storage_pb2.FileInfo:
         async def ask() -> storage_pb2.FileInfo:
             request = storage_pb2.StatFileRequest(session_id=session_id, path=path)
-            answer = await self._stub.StatFile(request, timeout=10, metadata=request_metadata())
+            answer = await self._stub.StatFile(request, timeout=10)
             return answer.file
 
         return await self._persist(ask)
@@ -99,7 +99,7 @@ class StorageClient:
         """Deletes what a cancelled job had stored already; the job's own deletion does it again."""
         request = storage_pb2.DeleteJobFilesRequest(session_id=session_id, job_id=job_id)
         try:
-            await self._stub.DeleteJobFiles(request, timeout=5, metadata=request_metadata())
+            await self._stub.DeleteJobFiles(request, timeout=5)
         except grpc.aio.AioRpcError as failure:
             log.warning("cannot discard results", failure=failure.code().name)
 

@@ -19,10 +19,12 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import structlog
+from opentelemetry.trace import SpanKind
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from services.common.tracing import span, trace_headers
 from services.inference.shared_tensors import SharedTensors
 
 log = structlog.get_logger(__name__)
@@ -35,9 +37,13 @@ OnProgress = Callable[[float, str], None]
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
-_CHANNEL = [
+_ONE_OF_MANY = {"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}]}
+CHANNEL = [
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # Any one of the replicas, and another one after a connection's end. Not each call to the next:
+    # to load a model anew, a replica must hear both that it is to unload it and that it is to load.
+    ("grpc.service_config", json.dumps(_ONE_OF_MANY)),
     # A server that was started again is found soon.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
@@ -128,7 +134,7 @@ class TritonClient:
     def __init__(
         self, address: str, *, patience_seconds: float, idle_seconds: float, shared_memory: bool
     ) -> None:
-        self._client = InferenceServerClient(address, channel_args=_CHANNEL)
+        self._client = InferenceServerClient(address, channel_args=CHANNEL)
         self._patience_seconds = patience_seconds
         self._idle_seconds = idle_seconds
         self._shared_memory = shared_memory
@@ -211,8 +217,17 @@ class TritonClient:
             raise ModelServerError(f"{prediction.model} died again: {error}") from error
 
     async def _infer(self, prediction: _Prediction, on_progress: OnProgress) -> npt.NDArray[Any]:
+        with span(f"infer {prediction.model}", SpanKind.CLIENT) as calling:
+            # Triton goes on with any trace that is named to it, whether it is kept or not.
+            headers = trace_headers() if calling.is_recording() else {}
+            return await self._exchange(prediction, headers, on_progress)
+
+    async def _exchange(
+        self, prediction: _Prediction, headers: dict[str, str], on_progress: OnProgress
+    ) -> npt.NDArray[Any]:
         async with self._carried(prediction) as shared:
-            stream = self._client.stream_infer(_once(_request(prediction, shared)))
+            request = _once(_request(prediction, shared))
+            stream = self._client.stream_infer(request, headers=headers)
             answer: npt.NDArray[Any] | None = None
             try:
                 async with contextlib.aclosing(self._results(stream)) as results:

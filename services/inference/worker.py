@@ -1,8 +1,9 @@
 """The pull loop: takes jobs from JetStream, runs each as one attempt, and reports how it ended.
 
-An attempt is claimed first (its number is the delivery count, the fencing token), kept alive with
-in_progress while it works, and acknowledged only once its outcome is on the EVENTS stream. A worker
-that dies in between is no loss: JetStream delivers the job again after its ack_wait.
+An attempt is claimed first (its number, from the delivery count, is the fencing token), kept alive
+with in_progress while it works, and acknowledged only once its outcome is on the EVENTS stream. A
+worker that dies in between is no loss: JetStream delivers the job again after its ack_wait. One
+that is told to stop hands its jobs back, and the jobs service queues them anew.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from unirig.v1 import jobs_pb2, messages_pb2
 from services.common import subjects
 from services.common.errors import ApiError, ErrorCode
 from services.common.rpc import REQUEST_ID
+from services.common.tracing import mark_failed, message_span, trace_headers
 from services.inference.engine import Engine
 from services.inference.limited_process import StepError
 from services.inference.progress import Progress
@@ -45,11 +47,13 @@ JOBS_ENDED = Counter(
     ["type", "ending"],
 )
 BUSY = Gauge("unirig_worker_busy", "Jobs that this worker runs now.")
+SLOTS = Gauge("unirig_worker_slots", "Jobs that this worker runs at most at a time.", ["engine"])
 
 _FETCH_SECONDS = 2.0
 _CLAIM_SECONDS = 5.0
+# NATS takes a hand-back within this, or finds out by itself that the worker is gone.
+_HAND_BACK_SECONDS = 5.0
 _BUG_TEXT = "Something went wrong on our side while the model was processed."
-_INTERRUPTED_TEXT = "The service was restarted too often while the job ran. Please start it again."
 _NO_MODEL_SERVER_TEXT = "The model server does not answer. Please start the job again later."
 _NO_RESOURCES_TEXT = "The service has no resources left to process the model. Try again later."
 
@@ -59,7 +63,6 @@ class _Verdict(enum.StrEnum):
 
     REFUSED = "refused"
     RETRY = "retried"
-    HANDED_BACK = "handed_back"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,13 @@ class _Delivery:
     @property
     def type_name(self) -> str:
         return jobs_pb2.JobType.Name(self.run.spec.type).removeprefix("JOB_TYPE_").lower()
+
+    def handed_back(self) -> messages_pb2.JobOutcome:
+        return messages_pb2.JobOutcome(
+            job_id=self.run.job_id,
+            attempt=self.attempt,
+            handed_back=messages_pb2.JobHandedBack(),
+        )
 
     def failed(self, error: str, code: str) -> messages_pb2.JobOutcome:
         return messages_pb2.JobOutcome(
@@ -110,6 +120,7 @@ class Worker:
         self._scratch = scratch
         self._settings = settings
         self._engine = engine
+        SLOTS.labels(engine.name).set(settings.concurrency)
         # By job id and attempt number: what a cancel broadcast may stop.
         self._attempts: dict[tuple[str, int], asyncio.Task[messages_pb2.JobOutcome | _Verdict]] = {}
 
@@ -153,11 +164,8 @@ class Worker:
                 await asyncio.sleep(1)
                 continue
             try:
-                if stopped.is_set():
-                    await message.nak()
-                else:
-                    await self._deliver(message, consumer)
-            except NatsError as error:
+                await self._deliver(message, consumer)
+            except (NatsError, TimeoutError) as error:
                 # What NATS did not hear it takes for undone, and delivers again.
                 log.warning("cannot settle a job", error=str(error) or type(error).__name__)
 
@@ -176,16 +184,24 @@ class Worker:
             log.error("a message that is not a job", subject=message.subject)
             await message.term()
             return
-        number = message.metadata.num_delivered
-        is_last = 0 < consumer.max_deliveries <= number
-        delivery = _Delivery(message, run, number, is_last)
-        context = {"job_id": run.job_id, "session_id": run.session_id, "attempt": number}
+        deliveries = message.metadata.num_delivered
+        attempt = run.attempts_before + deliveries
+        is_last = 0 < consumer.max_deliveries <= deliveries
+        delivery = _Delivery(message, run, attempt, is_last)
+        context = {"job_id": run.job_id, "session_id": run.session_id, "attempt": attempt}
         request_id = (message.headers or {}).get(REQUEST_ID)
-        with structlog.contextvars.bound_contextvars(
-            **context, **({"request_id": request_id} if request_id else {})
+        facts: dict[str, str | int] = {"unirig.job_id": run.job_id, "unirig.attempt": attempt}
+        with (
+            structlog.contextvars.bound_contextvars(
+                **context, **({"request_id": request_id} if request_id else {})
+            ),
+            message_span(f"{delivery.type_name} attempt", message.headers, facts) as span,
         ):
             async with _kept_alive(message, consumer.ack_wait_seconds / 3):
                 ending = await self._run(delivery)
+            span.set_attribute("unirig.ending", ending)
+            if ending in ("failed", "retried"):
+                mark_failed(span, ending)
             JOBS_ENDED.labels(delivery.type_name, ending).inc()
             log.info("attempt ended", ending=ending)
 
@@ -206,15 +222,18 @@ class Worker:
             await self._storage.discard(delivery.run.session_id, job_id)
             await message.ack()
             return "cancelled"
-        result = _Verdict.HANDED_BACK if attempt.cancelled() else attempt.result()
+        if attempt.cancelled():
+            async with asyncio.timeout(_HAND_BACK_SECONDS):
+                await self._publish(delivery.handed_back())
+                await message.ack()
+            return "handed_back"
+        result = attempt.result()
         if result is _Verdict.REFUSED:
             await message.ack()
             return result
-        if result is _Verdict.HANDED_BACK and delivery.is_last:
-            result = delivery.failed(_INTERRUPTED_TEXT, ErrorCode.SERVICE_UNAVAILABLE)
-        if isinstance(result, _Verdict):
-            pause = self._settings.retry_seconds * 3.0 ** (delivery.attempt - 1)
-            await message.nak(pause if result is _Verdict.RETRY else None)
+        if result is _Verdict.RETRY:
+            deliveries = message.metadata.num_delivered
+            await message.nak(self._settings.retry_seconds * 3.0 ** (deliveries - 1))
             return result
         await self._publish(result)
         await message.ack()
@@ -288,7 +307,7 @@ class Worker:
         while True:
             try:
                 reply = await self._connection.request(
-                    subjects.CLAIM, request, timeout=_CLAIM_SECONDS
+                    subjects.CLAIM, request, timeout=_CLAIM_SECONDS, headers=trace_headers()
                 )
             except NatsError as error:
                 log.info("waiting for the jobs service", error=str(error) or type(error).__name__)
@@ -298,7 +317,7 @@ class Worker:
 
     async def _publish(self, outcome: messages_pb2.JobOutcome) -> None:
         """Puts the outcome on the EVENTS stream, once, however often it must be tried."""
-        headers = {"Nats-Msg-Id": f"{outcome.job_id}-{outcome.attempt}"}
+        headers = {"Nats-Msg-Id": f"{outcome.job_id}-{outcome.attempt}", **trace_headers()}
         while True:
             try:
                 await self._jetstream.publish(

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 from prometheus_client import Counter, Histogram
 
+from services.common.tracing import span
 from services.inference.limited_process import Limits, StepError, run_step
 from services.inference.progress import Progress, StepProgress
 from services.inference.storage_client import StorageClient
@@ -54,10 +55,11 @@ class Workplace:
         """
         wanted = sorted(set(paths))
         files = {}
-        for number, path in enumerate(wanted):
-            report(number / len(wanted), "")
-            files[path] = self.folder / f"input-{number}.{format_of(path)}"
-            await self.storage.download(self.session_id, path, files[path])
+        with span("fetch"):
+            for number, path in enumerate(wanted):
+                report(number / len(wanted), "")
+                files[path] = self.folder / f"input-{number}.{format_of(path)}"
+                await self.storage.download(self.session_id, path, files[path])
         return files
 
     async def step(
@@ -70,13 +72,14 @@ class Workplace:
         """Runs a confined program in the folder; StepError as run_step raises it."""
         start = time.perf_counter()
         try:
-            await run_step(
-                [str(argument) for argument in command],
-                scratch=self.folder,
-                limits=self.limits,
-                on_progress=report,
-                crash_code=crash_code,
-            )
+            with span(name):
+                await run_step(
+                    [str(argument) for argument in command],
+                    scratch=self.folder,
+                    limits=self.limits,
+                    on_progress=report,
+                    crash_code=crash_code,
+                )
         except StepError as error:
             STEPS_FAILED.labels(name, error.code).inc()
             log.warning(

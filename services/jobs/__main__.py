@@ -12,7 +12,9 @@ from services.common.logs import configure_logs
 from services.common.metrics import serve_metrics
 from services.common.process import stop_event
 from services.common.rpc import RpcServer
+from services.common.tracing import tracing
 from services.jobs.events import Events
+from services.jobs.exporter import Exporter
 from services.jobs.lifecycle import JobLifecycle
 from services.jobs.notices import Notices
 from services.jobs.outbox import Outbox
@@ -32,7 +34,7 @@ async def serve(settings: JobsSettings) -> None:
     redis = connect_redis(settings.redis_url.get_secret_value())
     store = JobStore(redis, settings.patience_ms)
     readiness = Readiness(store)
-    serve_metrics(settings.bind_host, settings.metrics_port, lambda: readiness.ready)
+    serve_metrics("jobs", settings.bind_host, settings.metrics_port, lambda: readiness.ready)
 
     connection = await open_queue(settings, stopped)
     if connection is None:
@@ -40,6 +42,7 @@ async def serve(settings: JobsSettings) -> None:
     outbox = Outbox(store, connection)
     lifecycle = JobLifecycle(store, outbox, Notices(connection))
     events = Events(connection, store, lifecycle, settings)
+    exporter = Exporter(connection, redis)
     sweeper = Sweeper(connection, store, outbox, lifecycle, settings)
     server = RpcServer(settings.bind_host, settings.grpc_port)
     jobs_pb2_grpc.add_JobsServiceServicer_to_server(JobsServicer(store, lifecycle), server.server)
@@ -48,6 +51,7 @@ async def serve(settings: JobsSettings) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(events.consume(stopped), name="events")
         group.create_task(sweeper.run(stopped), name="sweeper")
+        group.create_task(exporter.run(stopped), name="exporter")
         group.create_task(readiness.watch(connection, server, stopped), name="readiness")
         await server.start([SERVICE_NAME])
         await stopped.wait()
@@ -101,7 +105,8 @@ class Readiness:
 def main() -> None:
     settings = JobsSettings()
     configure_logs("jobs", settings.log_level)
-    asyncio.run(serve(settings))
+    with tracing("jobs"):
+        asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from unirig.v1 import messages_pb2
 
 from services.common import subjects
 from services.common.errors import ApiError
+from services.common.tracing import message_span
 from services.jobs import queue
 from services.jobs.lifecycle import JobLifecycle
 from services.jobs.settings import JobsSettings
@@ -55,7 +56,9 @@ class Events:
 
     async def _on_claim(self, message: Msg) -> None:
         try:
-            granted = await self.lifecycle.claim(messages_pb2.ClaimJob.FromString(message.data))
+            with message_span(message.subject, message.headers):
+                claim = messages_pb2.ClaimJob.FromString(message.data)
+                granted = await self.lifecycle.claim(claim)
         except (ApiError, DecodeError) as error:
             # No answer: the worker asks again or hands the job back.
             log.warning("claim not answered", error=str(error))
@@ -109,7 +112,8 @@ class Events:
                         durable, stream
                     )
                 for message in await subscription.fetch(1, timeout=_RETRY_SECONDS):
-                    await self._handle(message, handle)
+                    with message_span(message.subject, message.headers):
+                        await self._handle(message, handle)
             except TimeoutError:
                 continue
             except NatsError as error:

@@ -23,6 +23,8 @@ from services.jobs.store import Change, JobStore
 
 log = structlog.get_logger(__name__)
 
+HANDED_BACK = "Waiting for another worker"
+
 
 class JobLifecycle:
     def __init__(self, store: JobStore, outbox: Outbox, notices: Notices) -> None:
@@ -35,15 +37,10 @@ class JobLifecycle:
     ) -> jobs_pb2.Job:
         """Raises ApiError CONCURRENT_JOB_LIMIT or SESSION_NOT_FOUND."""
         job_id = str(uuid.uuid4())
-        message = OutboxMessage(
-            id=job_id,
-            subject=subjects.run(TYPE_NAMES[spec.type]),
-            payload=command_of(jobs_pb2.Job(job_id=job_id, session_id=session_id, spec=spec)),
-            job_id=job_id,
-            request_id=request_id,
-        )
+        new = jobs_pb2.Job(job_id=job_id, session_id=session_id, spec=spec)
+        message = command_message(new, job_id, request_id)
         job = await self._store.create(job_id, session_id, spec, message)
-        metrics.TRANSITIONS.labels(TYPE_NAMES[spec.type], "pending").inc()
+        metrics.TRANSITIONS.labels(TYPE_NAMES[spec.type], _engine(job), "pending").inc()
         log.info("job created", job_id=job_id, session_id=session_id, type=TYPE_NAMES[spec.type])
         await self._outbox.publish(message)
         return job
@@ -67,7 +64,7 @@ class JobLifecycle:
         job = change.record.job
         type_name = TYPE_NAMES[job.spec.type]
         if change.verdict == "started":
-            metrics.TRANSITIONS.labels(type_name, "running").inc()
+            metrics.TRANSITIONS.labels(type_name, _engine(job), "running").inc()
             metrics.QUEUE_SECONDS.labels(type_name).observe(_seconds_to_start(job))
         if change.verdict != "running":
             if claim.attempt > 1:
@@ -100,6 +97,9 @@ class JobLifecycle:
                     "error": outcome.failed.error or "The job failed.",
                     "error_code": outcome.failed.error_code or ErrorCode.PROCESSING_FAILED,
                 }
+            case "handed_back":
+                await self._hand_back(outcome)
+                return
             case _:
                 log.error("outcome says nothing", job_id=outcome.job_id)
                 return
@@ -180,14 +180,38 @@ class JobLifecycle:
                     raise
         log.info("session forgotten", session_id=session_id)
 
+    async def _hand_back(self, outcome: messages_pb2.JobOutcome) -> None:
+        """Queues a job anew whose worker had to stop: none of its deliveries is used up by that."""
+        record = await self._store.get(outcome.job_id)
+        if record is None:
+            return
+        # It may be one that was never claimed.
+        record.job.attempt = outcome.attempt
+        message = command_message(record.job, f"{outcome.job_id}:after-{outcome.attempt}")
+        change = await self._store.hand_back(outcome.job_id, outcome.attempt, HANDED_BACK, message)
+        log.info(
+            "job handed back",
+            job_id=outcome.job_id,
+            attempt=outcome.attempt,
+            verdict=change.verdict,
+        )
+        if change.verdict == "queued" and change.record:
+            metrics.HANDED_BACK.labels(TYPE_NAMES[change.record.job.spec.type]).inc()
+            await self._notices.changed(change.record.job)
+            await self._outbox.publish(message)
+
     async def _ended(self, change: Change) -> None:
         assert change.record is not None  # noqa: S101 - a finished job has a record
         job = change.record.job
         type_name, status = TYPE_NAMES[job.spec.type], STATUS_NAMES[job.status]
-        metrics.TRANSITIONS.labels(type_name, status).inc()
+        metrics.TRANSITIONS.labels(type_name, _engine(job), status).inc()
+        if job.status == jobs_pb2.JOB_STATUS_FAILED:
+            # A worker's word: what is no code of ours makes no series of its own.
+            known = job.error_code in ErrorCode.__members__
+            metrics.FAILURES.labels(type_name, job.error_code if known else "other").inc()
         if job.HasField("started_at"):
             seconds = (job.completed_at.ToMicroseconds() - job.started_at.ToMicroseconds()) / 1e6
-            metrics.RUN_SECONDS.labels(type_name, status).observe(seconds)
+            metrics.RUN_SECONDS.labels(type_name, _engine(job), status).observe(seconds)
         log.info(
             "job ended",
             job_id=job.job_id,
@@ -212,6 +236,17 @@ class JobLifecycle:
         await self._outbox.publish(message)
 
 
+def command_message(job: jobs_pb2.Job, message_id: str, request_id: str = "") -> OutboxMessage:
+    """The job's command on its way to the workers."""
+    return OutboxMessage(
+        id=message_id,
+        subject=subjects.run(TYPE_NAMES[job.spec.type]),
+        payload=command_of(job),
+        job_id=job.job_id,
+        request_id=request_id,
+    )
+
+
 def job_not_found() -> ApiError:
     return ApiError(ErrorCode.JOB_NOT_FOUND, "Job not found")
 
@@ -219,6 +254,11 @@ def job_not_found() -> ApiError:
 def _deletion(session_id: str, job_id: str, message_id: str) -> OutboxMessage:
     event = messages_pb2.JobDeleted(session_id=session_id, job_id=job_id)
     return OutboxMessage(message_id, subjects.JOB_DELETED, event.SerializeToString())
+
+
+def _engine(job: jobs_pb2.Job) -> str:
+    """The label for who rigs it."""
+    return job.engine or "none"
 
 
 def _is_active(record: Record | None) -> bool:

@@ -6,6 +6,7 @@ from nats.errors import Error as NatsError
 from unirig.v1 import jobs_pb2, messages_pb2
 
 from services.common import subjects
+from services.common.tracing import trace_headers
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,6 @@ class Notices:
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         try:
-            await self._connection.publish(subject, payload)
+            await self._connection.publish(subject, payload, headers=trace_headers() or None)
         except NatsError as error:
             log.warning("broadcast lost", subject=subject, error=type(error).__name__)

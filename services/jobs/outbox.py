@@ -27,7 +27,7 @@ class Outbox:
         """Whether JetStream has it for certain; if not, it stays for the next sweep."""
         if not self._connection.is_connected:
             return False
-        headers = {"Nats-Msg-Id": message.id}
+        headers = {"Nats-Msg-Id": message.id, **message.trace}
         if message.request_id:
             headers[REQUEST_ID] = message.request_id
         try:

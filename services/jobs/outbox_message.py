@@ -1,7 +1,9 @@
 """A message on its way from Redis to JetStream."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from services.common.tracing import trace_headers
 
 
 @dataclass(frozen=True)
@@ -9,6 +11,7 @@ class OutboxMessage:
     """id goes out as Nats-Msg-Id, so that JetStream drops doubles.
 
     job_id: the job whose command this is; empty for anything else.
+    trace: the headers of the trace in which it was made.
     """
 
     id: str
@@ -16,6 +19,7 @@ class OutboxMessage:
     payload: bytes
     job_id: str = ""
     request_id: str = ""
+    trace: dict[str, str] = field(default_factory=trace_headers)
 
 
 def encode(message: OutboxMessage) -> bytes:
@@ -24,6 +28,7 @@ def encode(message: OutboxMessage) -> bytes:
         "subject": message.subject,
         "job_id": message.job_id,
         "request_id": message.request_id,
+        "trace": message.trace,
     }
     return json.dumps(head).encode() + b"\n" + message.payload
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 from unirig.v1 import jobs_pb2, messages_pb2
 
+from services.common import subjects
+
 STATUS_NAMES = {
     jobs_pb2.JOB_STATUS_PENDING: "pending",
     jobs_pb2.JOB_STATUS_RUNNING: "running",
@@ -29,11 +31,23 @@ class Record:
 
     sequence: where its command is in the JOBS stream; None: not known to be there.
     suspicions: how often it was found silent too long since it last spoke.
+    handed_back: its worker stopped, and it waits for another.
     """
 
     job: jobs_pb2.Job
     sequence: int | None
     suspicions: int
+    handed_back: bool
+
+    @property
+    def waits(self) -> bool:
+        """Whether no worker has the job, as far as is known."""
+        return self.job.status == jobs_pb2.JOB_STATUS_PENDING or self.handed_back
+
+    @property
+    def on_last_attempt(self) -> bool:
+        """Whether JetStream will not deliver the job's command once more."""
+        return not self.waits and self.job.attempt % subjects.MAX_DELIVERIES == 0
 
 
 def read_record(job_id: str, flat: Sequence[bytes]) -> Record | None:
@@ -69,12 +83,26 @@ def read_record(job_id: str, flat: Sequence[bytes]) -> Record | None:
         completed_at=_time(fields.get("ended")),
     )
     sequence = fields.get("sequence")
-    return Record(job, int(sequence) if sequence else None, int(fields.get("suspicions", b"0")))
+    return Record(
+        job=job,
+        sequence=int(sequence) if sequence else None,
+        suspicions=int(fields.get("suspicions", b"0")),
+        handed_back="handed_back" in fields,
+    )
 
 
 def command_of(job: jobs_pb2.Job) -> bytes:
-    """The RunJob message that tells a worker to run the job."""
-    command = messages_pb2.RunJob(job_id=job.job_id, session_id=job.session_id, spec=job.spec)
+    """The RunJob message that tells a worker to run the job.
+
+    Its attempts come after all that an earlier command of the job may yet have.
+    """
+    commands = -(-job.attempt // subjects.MAX_DELIVERIES)
+    command = messages_pb2.RunJob(
+        job_id=job.job_id,
+        session_id=job.session_id,
+        spec=job.spec,
+        attempts_before=commands * subjects.MAX_DELIVERIES,
+    )
     return command.SerializeToString()
 
 

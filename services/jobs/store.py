@@ -143,6 +143,15 @@ class JobStore:
             *(part for field in fields.items() for part in field),
         )
 
+    async def hand_back(
+        self, job_id: str, attempt: int, message: str, command: OutboxMessage
+    ) -> Change:
+        """Queues a running job anew. Verdicts: "queued", "unchanged" (handed back before),
+        "final", "superseded", "missing"."""
+        return await self._change(
+            "hand_back", job_id, attempt, message, command.id, encode(command), self._patience_ms
+        )
+
     async def delete(self, job_id: str, session_id: str, message: OutboxMessage) -> str:
         """Verdicts: "deleted", "active", "missing"."""
         change = await self._change("delete", job_id, session_id, message.id, encode(message))
@@ -175,7 +184,7 @@ class JobStore:
         await self._run("published", message.id, message.job_id, sequence, self._patience_ms)
 
     async def redispatch(self, job_id: str, lost_sequence: int, command: OutboxMessage) -> bool:
-        """Whether the job is still pending and its command goes out again."""
+        """Whether the job still waits for a worker and its command goes out again."""
         change = await self._change(
             "redispatch", job_id, lost_sequence, command.id, encode(command), self._patience_ms
         )

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from unirig.v1 import jobs_pb2
 
 from services.common import subjects
 from services.common.errors import ApiError
 from services.jobs import queue
 from services.jobs.events import GAVE_UP
-from services.jobs.lifecycle import JobLifecycle
+from services.jobs.lifecycle import JobLifecycle, command_message
 from services.jobs.metrics import ACTIVE
 from services.jobs.outbox import Outbox
-from services.jobs.outbox_message import OutboxMessage
-from services.jobs.record import TYPE_NAMES, Record, command_of
+from services.jobs.record import Record
 from services.jobs.settings import JobsSettings
 from services.jobs.store import JobStore
 
@@ -73,28 +71,21 @@ class Sweeper:
         """A silent job whose command waits or is with a worker is left alone, but for the last
         attempt: JetStream gives it up only once a worker asks for more, and none may be left.
 
-        A running job may be silent because this service or Redis was away: it gets another chance.
+        A job at work may be silent because this service or Redis was away: it gets another chance.
         """
         jetstream = self.connection.jetstream()
         job = record.job
-        running = job.status == jobs_pb2.JOB_STATUS_RUNNING
-        if running and record.suspicions < 2:
+        if not record.waits and record.suspicions < 2:
             return
         command = await queue.find_command(jetstream, sequence)
         if command is not None and command.job_id == job.job_id:
-            last = running and job.attempt >= subjects.MAX_DELIVERIES
-            if not last and await queue.will_be_delivered(jetstream, sequence):
+            if not record.on_last_attempt and await queue.will_be_delivered(jetstream, sequence):
                 return
             await queue.settle_outcomes(jetstream)
             await self.lifecycle.give_up(job, GAVE_UP)
             await jetstream.delete_msg(subjects.JOBS_STREAM, sequence)
-        elif not running:
-            message = OutboxMessage(
-                id=f"{job.job_id}:{sequence}",
-                subject=subjects.run(TYPE_NAMES[job.spec.type]),
-                payload=command_of(job),
-                job_id=job.job_id,
-            )
+        elif record.waits:
+            message = command_message(job, f"{job.job_id}:{sequence}")
             if await self.store.redispatch(job.job_id, sequence, message):
                 log.warning("job dispatched again", job_id=job.job_id)
                 await self.outbox.publish(message)

@@ -12,6 +12,7 @@ from services.common.logs import configure_logs
 from services.common.metrics import serve_metrics
 from services.common.process import stop_event
 from services.common.rpc import RpcServer
+from services.common.tracing import tracing
 from services.sessions.ending import SessionEnding
 from services.sessions.rate_limits import Limits
 from services.sessions.records import SessionRecords
@@ -44,7 +45,7 @@ async def serve(settings: SessionsSettings) -> None:
 
     await rpc.start([_SERVICE])
     watching = asyncio.create_task(_watch_redis(records, rpc))
-    serve_metrics(settings.bind_host, settings.metrics_port, lambda: rpc.ready)
+    serve_metrics("sessions", settings.bind_host, settings.metrics_port, lambda: rpc.ready)
     work = [
         watching,
         asyncio.create_task(ending.expire_forever()),
@@ -98,7 +99,8 @@ async def _announce(ending: SessionEnding, settings: SessionsSettings) -> None:
 def main() -> None:
     settings = SessionsSettings()
     configure_logs("sessions", settings.log_level)
-    asyncio.run(serve(settings))
+    with tracing("sessions"):
+        asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge
 
+from services.sessions.rate_limits import LimitName
+
 AUTHORIZED = Counter(
     "unirig_authorize_total", "Requests decided, by access and outcome.", ["access", "outcome"]
 )
@@ -19,3 +21,8 @@ EVENTS_WAITING = Gauge(
     "unirig_session_events_waiting", "Ended sessions whose event is not yet on the stream, capped."
 )
 EVENTS_WAITING.set(0)
+# From the start, so that a first event is seen as an increase.
+for _limit in LimitName:
+    RATE_LIMITED.labels(_limit)
+for _reason in ("deleted", "expired"):
+    SESSIONS_ENDED.labels(_reason)

@@ -11,6 +11,7 @@ from services.common.logs import configure_logs
 from services.common.metrics import serve_metrics
 from services.common.process import stop_event
 from services.common.rpc import RpcServer
+from services.common.tracing import tracing
 from services.storage.back_end import BackEnd
 from services.storage.events import apply_events
 from services.storage.filesystem import FilesystemBackEnd
@@ -43,7 +44,7 @@ async def main() -> None:
         await server.start(["unirig.v1.StorageService"])
         # Not before the back end has answered.
         await server.set_ready(False)
-        serve_metrics(settings.bind_host, settings.metrics_port, lambda: server.ready)
+        serve_metrics("storage", settings.bind_host, settings.metrics_port, lambda: server.ready)
         watching = background.create_task(watch_regularly(back_end, server))
         sweeping = background.create_task(sweep_regularly(back_end))
         applying = background.create_task(
@@ -66,4 +67,5 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with tracing("storage"):
+        asyncio.run(main())

@@ -19,6 +19,7 @@ from services.common.broker import connect, ensure_streams
 from services.common.errors import ApiError
 from services.common.paths import is_session_id
 from services.common.subjects import EVENTS_STREAM, JOB_DELETED, SESSION_ENDED, STORAGE_CONSUMER
+from services.common.tracing import message_span
 from services.storage.back_end import BackEnd, Freed
 from services.storage.metrics import EVENTS_APPLIED, FILES_DELETED
 
@@ -64,7 +65,8 @@ async def _consume(connection: Client, nats_replicas: int, back_end: BackEnd) ->
         except NothingCame:
             continue
         for message in messages:
-            await _apply(message, back_end)
+            with message_span(message.subject, message.headers):
+                await _apply(message, back_end)
 
 
 async def _apply(message: Msg, back_end: BackEnd) -> None:

@@ -18,6 +18,7 @@ from services.storage.disk_space import DiskSpace, DiskStatus, Thresholds
 from services.storage.metrics import (
     BYTES_READ,
     BYTES_WRITTEN,
+    DISK_THRESHOLD,
     FILES_DELETED,
     FILES_WRITTEN,
     TRANSFERS,
@@ -51,6 +52,8 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         self._warning_gb = settings.disk_warning_gb
         self._critical_gb = settings.disk_critical_gb
         self._thresholds = Thresholds(self._warning_gb * GIB, self._critical_gb * GIB)
+        DISK_THRESHOLD.labels("warning").set(self._thresholds.warning)
+        DISK_THRESHOLD.labels("critical").set(self._thresholds.critical)
 
     async def PutFile(
         self, request_iterator: AsyncIterator[storage_pb2.PutFileRequest], context: Any

@@ -1,6 +1,7 @@
 """What the gateway, the workers and storage rely on in the jobs service."""
 
 import asyncio
+import re
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from unirig.v1 import jobs_pb2, messages_pb2
 
 from services.common import subjects
 from services.common.errors import ErrorCode
-from services.jobs.lifecycle import JobLifecycle
+from services.jobs.lifecycle import HANDED_BACK, JobLifecycle
 from services.jobs.notices import Notices
 from services.jobs.outbox import Outbox
 from services.jobs.store import JobStore
@@ -21,6 +22,7 @@ from tests.jobs_system import (
     Listener,
     eventually,
     failure,
+    handed_back,
     new_session,
     refused,
     success,
@@ -233,6 +235,83 @@ async def test_failure_says_why(system: JobsSystem, session: str) -> None:
     )
     assert job.HasField("completed_at")
     assert job.output_file == ""
+
+
+async def test_an_attempt_that_is_handed_back_uses_up_no_delivery(
+    system: JobsSystem, session: str
+) -> None:
+    job = await system.create(session)
+    attempts = []
+    for _ in range(2 * subjects.MAX_DELIVERIES):
+        delivery = await system.take()
+        assert await delivery.claim()
+        await delivery.progress(30)
+        attempts.append(delivery.attempt)
+        await delivery.hand_back()
+    assert delivery.message.metadata.num_delivered == 1
+    assert attempts == sorted(set(attempts))
+    last = await system.take()
+    waiting = await system.get(job)
+    assert (waiting.status, waiting.message) == (RUNNING, HANDED_BACK)
+    assert await last.claim()
+    assert (await system.get(job)).progress == 0
+    await last.finish()
+    done = await system.reaches(job, COMPLETED)
+    assert done.attempt == last.attempt > attempts[-1]
+
+
+async def test_a_stopped_workers_late_outcome_is_refused(system: JobsSystem, session: str) -> None:
+    job = await system.create(session)
+    stopped = await system.take()
+    assert await stopped.claim()
+    await stopped.hand_back()
+    other = await system.take()
+    assert await other.claim()
+    assert not await stopped.claim()
+    await system.publish_outcome(handed_back(job.job_id, stopped.attempt))
+    await system.publish_outcome(failure(job.job_id, stopped.attempt, "No", "INVALID_MESH"))
+    await settled(system)
+    assert (await system.get(job)).attempt == other.attempt
+    assert await system.messages_in(subjects.JOBS_STREAM) == 1
+    await other.finish()
+    await system.reaches(job, COMPLETED)
+
+
+async def test_a_hand_back_that_comes_again_queues_the_job_once(
+    system: JobsSystem, session: str
+) -> None:
+    job = await system.create(session)
+    delivery = await system.take()
+    assert await delivery.claim()
+    await delivery.hand_back()
+    await system.publish_outcome(handed_back(job.job_id, delivery.attempt))
+    await settled(system)
+    assert await system.messages_in(subjects.JOBS_STREAM) == 1
+
+
+async def test_an_attempt_can_be_handed_back_before_it_is_claimed(
+    system: JobsSystem, session: str
+) -> None:
+    job = await system.create(session)
+    for _ in range(2):
+        await (await system.take()).hand_back()
+    delivery = await system.take()
+    assert (await system.get(job)).status == PENDING
+    assert await delivery.claim()
+    await delivery.finish()
+    await system.reaches(job, COMPLETED)
+
+
+async def test_a_job_that_was_handed_back_can_be_cancelled(
+    system: JobsSystem, session: str
+) -> None:
+    job = await system.create(session)
+    delivery = await system.take()
+    assert await delivery.claim()
+    await delivery.hand_back()
+    await settled(system)
+    assert (await system.cancel(job)).status == CANCELLED
+    assert not await (await system.take()).claim()
 
 
 async def test_an_outcome_of_an_old_attempt_is_refused(system: JobsSystem, session: str) -> None:
@@ -566,7 +645,8 @@ async def test_a_job_fails_after_its_last_delivery_and_its_command_is_kept(
         failed = await system.reaches(job, FAILED)
     assert failed.error_code == "PROCESSING_FAILED"
     assert "given up after 3 attempts" in failed.error
-    assert messages_pb2.RunJob.FromString(await dead.next()) == delivery.command
+    kept = messages_pb2.RunJob.FromString(await dead.next())
+    assert (kept.job_id, kept.spec) == (job.job_id, delivery.command.spec)
 
     async def removed() -> bool:
         return await system.messages_in(subjects.JOBS_STREAM) == 0
@@ -609,13 +689,51 @@ async def test_the_service_is_ready_and_counts_what_it_does(
     await eventually(ready)
     metrics = await asyncio.to_thread(read, "/metrics")
     for line in (
-        'unirig_job_transitions_total{status="completed",type="skeleton"}',
+        'unirig_job_transitions_total{engine="none",status="pending",type="skeleton"}',
+        'unirig_job_transitions_total{engine="geometric",status="completed",type="skeleton"}',
+        'unirig_job_failures_total{code="GPU_OUT_OF_MEMORY",type="skeleton"} 0.0',
+        'unirig_job_dead_letters_total{type="merge"} 0.0',
         'unirig_job_queue_seconds_count{type="skeleton"}',
-        'unirig_job_run_seconds_count{status="completed",type="skeleton"}',
+        'unirig_job_run_seconds_count{engine="geometric",status="completed",type="skeleton"}',
         "unirig_jobs_active",
         "unirig_jobs_outbox_messages",
     ):
         assert line in metrics
+
+
+async def test_what_waits_in_the_queue_and_fills_redis_is_measured(
+    system: JobsSystem, session: str
+) -> None:
+    await system.create(session)
+    address = f"http://127.0.0.1:{system.replicas[0].metrics_port}/metrics"
+
+    def read() -> str:
+        with urllib.request.urlopen(address) as response:
+            text: str = response.read().decode()
+        return text
+
+    def value(metrics: str, series: str) -> float:
+        found = re.search(rf"^{re.escape(series)} (\S+)$", metrics, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    waiting = 'unirig_jetstream_consumer_pending_messages{consumer="workers",stream="JOBS"}'
+
+    async def measured() -> bool:
+        metrics = await asyncio.to_thread(read)
+        return (
+            value(metrics, waiting) == 1
+            and value(metrics, "unirig_job_oldest_wait_seconds") > 0
+            and value(metrics, "unirig_redis_memory_used_bytes") > 500_000
+        )
+
+    await eventually(measured)
+    system.redis.stop()
+
+    async def unmeasured() -> bool:
+        return "unirig_redis_memory_used_bytes NaN" in await asyncio.to_thread(read)
+
+    await eventually(unmeasured)
+    system.start_redis()
 
 
 async def test_notices_of_one_job_come_in_order(system: JobsSystem, session: str) -> None:

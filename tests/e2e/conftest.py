@@ -32,9 +32,10 @@ def character(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Client:
     """One session of a client that keeps cookies, with its CSRF token at hand."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
+        """options: httpx's."""
         self.url = url
-        self.http = httpx.Client(base_url=url, timeout=60)
+        self.http = httpx.Client(base_url=url, timeout=60, **options)
         self.token = self.http.get("/api/csrf-token").json()["csrf_token"]
         self.headers = {"X-CSRF-Token": self.token}
 

@@ -30,12 +30,19 @@ GRPC = {
 # What a name must end in so that its unit is known, or that it is a plain count of things.
 UNITS = ("_seconds", "_bytes")
 COUNTS = {
+    "unirig_build_info",
+    "unirig_jetstream_consumer_pending_messages",
+    "unirig_jetstream_consumer_redelivered_messages",
+    "unirig_jetstream_consumer_unacknowledged_messages",
+    "unirig_jetstream_stream_messages",
     "unirig_jobs_active",
     "unirig_jobs_outbox_messages",
+    "unirig_ready",
     "unirig_session_events_waiting",
     "unirig_storage_transfers_in_progress",
     "unirig_websocket_clients",
     "unirig_worker_busy",
+    "unirig_worker_slots",
 }
 
 

@@ -101,6 +101,27 @@ async def test_a_crash_around_publishing_neither_loses_nor_doubles_the_command(
     await system.reaches(job, COMPLETED)
 
 
+async def test_a_command_that_a_crash_held_up_goes_out_in_the_trace_of_its_request(
+    system: JobsSystem, session: str
+) -> None:
+    system.nats.process.kill()
+    system.nats.process.wait()
+    trace_id = uuid.uuid4().hex
+    spec = jobs_pb2.JobSpec(type=jobs_pb2.JOB_TYPE_SKELETON, input_file="/uploads/x/y.obj")
+    await system.stub.CreateJob(
+        jobs_pb2.CreateJobRequest(session_id=session, spec=spec),
+        metadata=(("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),),
+        timeout=10,
+    )
+    system.replicas[0].kill()
+    system.start_nats()
+    await system.restart_jobs()
+    await nats_answers(system)
+    headers = (await system.take()).message.headers
+    assert headers
+    assert headers["traceparent"].split("-")[1] == trace_id
+
+
 async def used_up(system: JobsSystem) -> None:
     """JetStream has said that a command has no deliveries left."""
 
@@ -259,6 +280,38 @@ async def test_the_last_attempt_that_reports_is_left_alone(
         await asyncio.sleep(0.3)
     assert (await system.get(job)).status == RUNNING
     await delivery.finish()
+    await system.reaches(job, COMPLETED)
+
+
+async def test_a_job_handed_back_on_its_last_delivery_waits_as_long_as_it_takes(
+    system: JobsSystem, session: str
+) -> None:
+    job = await system.create(session)
+    for _ in range(2):
+        await (await system.take()).message.nak()
+    last = await system.take()
+    assert await last.claim()
+    await last.hand_back()
+    await asyncio.sleep(LONG)
+    assert (await system.get(job)).status == RUNNING
+    other = await system.take()
+    assert await other.claim()
+    await other.finish()
+    await system.reaches(job, COMPLETED)
+
+
+async def test_a_job_handed_back_whose_command_is_lost_is_dispatched_again(
+    system: JobsSystem, session: str
+) -> None:
+    job = await system.create(session)
+    delivery = await system.take()
+    assert await delivery.claim()
+    await delivery.hand_back()
+    await (await system.take()).message.ack()
+    again = await system.take()
+    assert again.command.job_id == job.job_id
+    assert await again.claim()
+    await again.finish()
     await system.reaches(job, COMPLETED)
 
 

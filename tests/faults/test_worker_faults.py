@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from unirig.v1 import jobs_pb2
 
+from services.common.subjects import MAX_DELIVERIES
+from services.jobs.lifecycle import HANDED_BACK
 from tests.job_services import (
     JobServices,
     ServiceProcess,
@@ -77,9 +79,26 @@ async def test_a_worker_that_has_no_time_hands_its_job_over(services: JobService
     assert worker.stop() == 0
     assert not any(map(is_alive, steps))
     assert list(services.scratch.glob("worker-*")) == []
+    waiting = await services.when(job_id, lambda job: job.message == HANDED_BACK)
+    assert waiting.status == jobs_pb2.JOB_STATUS_RUNNING
     services.worker().start()
     job = await services.ended(job_id)
-    assert (job.status, job.attempt) == (COMPLETED, 2), job
+    assert job.status == COMPLETED, job
+
+
+async def test_any_number_of_stopped_workers_costs_a_job_none_of_its_tries(
+    services: JobServices,
+) -> None:
+    upload = await services.upload("hero.obj", figure_obj())
+    job_id = await services.create(SKELETON, upload)
+    for _ in range(MAX_DELIVERIES + 1):
+        worker = services.worker(SHUTDOWN_GRACE_SECONDS="0").start()
+        await services.when(job_id, lambda job: job.message != HANDED_BACK and job.progress >= 10)
+        assert worker.stop() == 0
+        await services.when(job_id, lambda job: job.message == HANDED_BACK)
+    services.worker().start()
+    job = await services.ended(job_id)
+    assert job.status == COMPLETED, job
 
 
 async def test_a_job_waits_for_a_storage_that_comes_back(services: JobServices) -> None:

@@ -23,7 +23,7 @@ def healthcheck(host: str, port: int) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_service_that_lives_passes_even_before_it_is_ready(host: str) -> None:
     port = free_port()
-    serve_metrics(host, port, is_ready=lambda: False)
+    serve_metrics("gateway", host, port, is_ready=lambda: False)
     assert healthcheck(host, port).returncode == 0
 
 

@@ -9,7 +9,7 @@ import struct
 import sys
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -237,6 +237,26 @@ def test_the_expected_names_and_shapes_are_the_official_ones(kind: Kind, listed:
     assert {name: tuple(tensor.shape) for name, tensor in expected.items()} == official
     counters = {name for name, t in expected.items() if t.dtype == torch.int64}
     assert counters == {name for name in official if name.endswith("num_batches_tracked")}
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user without rights; the tests themselves may run as root, who has all of them."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_a_checkpoint_that_may_not_be_read_names_the_user(converted: Path) -> None:
+    converted.chmod(0)
+    with as_nobody(), pytest.raises(CheckpointCorruptError, match="may not read it") as caught:
+        load_state(converted, EXPECTED)
+    assert f"chmod -R a+rX {converted.parent}" in str(caught.value)
 
 
 def test_a_missing_checkpoint_names_the_command_that_fetches_it(tmp_path: Path) -> None:

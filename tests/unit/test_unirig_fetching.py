@@ -31,6 +31,7 @@ from services.inference.unirig_network.checkpoint_kinds import KINDS, OFFICIAL_F
 from services.inference.unirig_network.checkpoint_loading import load_state
 from services.inference.unirig_network.download_progress import DownloadProgress
 from tests.hub_server import Hub, hub_server
+from tests.tiny_unirig import write_tiny_checkpoints
 from tests.unirig_checkpoints import on_meta, small_weights, write_lightning_checkpoint
 
 # Large enough to come in several pieces.
@@ -371,6 +372,23 @@ def test_a_damaged_converted_model_is_not_taken(converted: Path, folder: Path) -
     with pytest.raises(CheckpointError, match="its checksum is wrong"):
         fetched(folder, ModelSource(converted))
     assert not (folder / "skin.safetensors").exists()
+
+
+def test_a_converted_model_may_be_of_another_size(tmp_path: Path, folder: Path) -> None:
+    tiny = write_tiny_checkpoints(tmp_path / "tiny")
+    fetched(folder, ModelSource(tiny))
+    for kind in KINDS:
+        name = f"{kind}.safetensors"
+        assert (folder / name).read_bytes() == (tiny / name).read_bytes()
+        assert (folder / name).stat().st_mode & 0o777 == 0o644
+    assert fetched(folder, ModelSource(tmp_path / "absent")).count("is there and whole") == 2
+
+
+def test_nothing_is_written_where_both_are_there(converted: Path, tmp_path: Path) -> None:
+    # By hand perhaps, and by another user.
+    fetched(converted, ModelSource(tmp_path / "absent"))
+    names = sorted(path.name for path in converted.iterdir())
+    assert names == ["skeleton.safetensors", "skin.safetensors"]
 
 
 def test_an_empty_folder_is_told(tmp_path: Path, folder: Path) -> None:

@@ -380,7 +380,7 @@ def test_a_job_tells_its_progress_and_ends_with_its_tokens(
     assert all(before <= after for before, after in pairwise(shares))
     assert told.result is not None
     assert port.value("unirig_decode_tokens_total") == len(told.result) - 2
-    assert {stage for _, stage in port.metrics} == {"", "encode", "prefill", "decode"}
+    assert {stage for _, stage in port.metrics} == {"", "wait", "encode", "prefill", "decode"}
 
 
 def test_jobs_share_steps_and_those_without_a_slot_wait(server: SkeletonServer, port: Port) -> None:
@@ -390,8 +390,8 @@ def test_jobs_share_steps_and_those_without_a_slot_wait(server: SkeletonServer, 
     assert port.value("unirig_decode_steps_total") < port.value("unirig_decode_tokens_total")
 
 
-def test_a_job_that_waits_hears_so_each_second(
-    server: SkeletonServer, monkeypatch: pytest.MonkeyPatch
+def test_a_job_that_waits_hears_so_each_second_and_its_wait_is_counted(
+    server: SkeletonServer, port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = DecodingLoop.step
 
@@ -404,6 +404,7 @@ def test_a_job_that_waits_hears_so_each_second(
     waiting = submitted(server, max_joints=2)
     assert waiting.wait().joints() == 2
     assert waiting.progress_seen[:3] == 3 * [(0.0, "Waiting for a free slot")]
+    assert port.value("unirig_stage_seconds_total", "wait") > 2
     assert all(job.wait().result is not None for job in running)
 
 

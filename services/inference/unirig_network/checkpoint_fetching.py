@@ -26,6 +26,7 @@ from services.inference.unirig_network.checkpoint_download import (
 from services.inference.unirig_network.checkpoint_errors import (
     CheckpointCorruptError,
     CheckpointError,
+    CheckpointMissingError,
 )
 from services.inference.unirig_network.checkpoint_format import (
     CheckpointMetadata,
@@ -33,8 +34,9 @@ from services.inference.unirig_network.checkpoint_format import (
     file_sha256,
 )
 from services.inference.unirig_network.checkpoint_kinds import KINDS, OFFICIAL_FILES, Kind
-from services.inference.unirig_network.checkpoint_loading import load_checkpoint
+from services.inference.unirig_network.checkpoint_loading import load_checkpoint, read_metadata
 from services.inference.unirig_network.download_progress import DownloadProgress
+from services.inference.unirig_network.model_loading import expected_state_of
 from services.inference.unirig_network.replaced_file import put_in_place, replacing
 
 _SAFETENSORS = ".safetensors"
@@ -69,18 +71,26 @@ def fetch_models(
 ) -> None:
     """Fetches each checkpoint that folder lacks or has damaged, checks it and converts it.
 
-    expected: the state dict of each kind's model, on the meta device. One process at a time works
-    in a folder; others wait. An interrupted download goes on in the next call.
+    expected: the state dict of each kind's model of the official size, on the meta device; a
+    converted checkpoint may say that it is of another. Where both are there, folder need not be
+    writable. One process at a time fills a folder; others wait. An interrupted download goes on
+    in the next call.
 
     Raises CheckpointError: nothing at the source, it cannot be reached, the checksum or the
     content is wrong, the disk is too small or cannot be written.
     """
+    all_wanted = [
+        _Wanted(kind, checkpoint_path(folder, kind), source.sha256.get(kind), expected[kind])
+        for kind in KINDS
+    ]
+    missing = [wanted for wanted in all_wanted if not _is_there(wanted, progress)]
+    if not missing:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, progress), open_client(source.token) as client:
-            for kind in KINDS:
-                target = checkpoint_path(folder, kind)
-                wanted = _Wanted(kind, target, source.sha256.get(kind), expected[kind])
+            for wanted in missing:
+                # Again, as another process may have had the lock.
                 if not _is_there(wanted, progress):
                     _fetch(wanted, source.place, client, progress)
     except OSError as error:
@@ -125,10 +135,10 @@ def _locked(folder: Path, progress: DownloadProgress) -> Iterator[None]:
 def _is_there(wanted: _Wanted, progress: DownloadProgress) -> bool:
     """Whether the checkpoint is whole and, where a checksum is wanted, made from that file."""
     target = wanted.target
-    if not target.exists():
-        return False
     try:
-        metadata = load_checkpoint(target, wanted.expected).metadata
+        metadata = _load_converted(target, wanted)
+    except CheckpointMissingError:
+        return False
     except CheckpointError as error:
         progress.note(f"Fetching {target} anew: {error}")
         return False
@@ -137,6 +147,13 @@ def _is_there(wanted: _Wanted, progress: DownloadProgress) -> bool:
         return False
     progress.note(f"{target} is there and whole")
     return True
+
+
+def _load_converted(path: Path, wanted: _Wanted) -> CheckpointMetadata:
+    """Loads the converted checkpoint in path to check it; raises as load_checkpoint does."""
+    is_official = read_metadata(path).config is None
+    expected = wanted.expected if is_official else expected_state_of(path, wanted.kind)
+    return load_checkpoint(path, expected).metadata
 
 
 def _is_from(metadata: CheckpointMetadata, wanted: _Wanted) -> bool:
@@ -183,7 +200,7 @@ def _take_local(file: Path, wanted: _Wanted, progress: DownloadProgress) -> None
         return
     with replacing(wanted.target) as temporary:
         shutil.copyfile(file, temporary)
-        load_checkpoint(temporary, wanted.expected)
+        _load_converted(temporary, wanted)
 
 
 def _take_remote(
@@ -202,7 +219,7 @@ def _take_remote(
     try:
         _check_sha256(part, wanted.sha256 or remote.sha256, name, progress)
         if is_converted:
-            load_checkpoint(part, wanted.expected)
+            _load_converted(part, wanted)
             put_in_place(part, wanted.target)
         else:
             progress.note(f"Converting {name}")

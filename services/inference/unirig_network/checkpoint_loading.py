@@ -1,5 +1,6 @@
 """Loads a converted checkpoint, strictly and checked."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ def load_checkpoint(path: Path, expected: Mapping[str, torch.Tensor]) -> Checkpo
     those.
 
     Raises CheckpointMissingError where there is no file (the text holds the command that fetches
-    it) and CheckpointCorruptError where it is cut short, altered or another model's.
+    it) and CheckpointCorruptError where it is cut short, altered, another model's or may not be
+    read.
     """
     checkpoint = _read(path)
     report = mismatch_report(checkpoint.state, expected)
@@ -67,11 +69,16 @@ def _read(path: Path) -> Checkpoint:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if not path.exists():
-        raise CheckpointMissingError(f"no checkpoint at {path}: run {FETCH_COMMAND}")
     try:
+        # First, as safetensors says of a file that it may not read that there is none.
+        path.open("rb").close()
         with safe_open(path, framework="pt") as file:
             yield file
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointMissingError(f"no checkpoint at {path}: run {FETCH_COMMAND}") from error
+    except PermissionError as error:
+        reason = f"the user {os.geteuid()} may not read it (chmod -R a+rX {path.parent})"
+        raise corrupt_checkpoint(path, reason) from error
     except (SafetensorError, OSError) as error:
         raise corrupt_checkpoint(path, str(error)) from error
 

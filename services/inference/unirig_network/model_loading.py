@@ -52,6 +52,20 @@ def load_skin(path: Path, device: torch.device) -> SkinModel:
     return model.to(device).requires_grad_(False).eval()
 
 
+def expected_state_of(path: Path, kind: Kind) -> dict[str, torch.Tensor]:
+    """What the model's state dict holds, on the meta device, of the size that path says.
+
+    Raises CheckpointMissingError, CheckpointCorruptError.
+    """
+    if kind == "skeleton":
+        skeleton = _config(path, kind, skeleton_config)
+        with torch.device("meta"):
+            return SkeletonModel(skeleton).state_dict()
+    skin = _config(path, kind, skin_config)
+    with torch.device("meta"):
+        return SkinModel(skin).state_dict()
+
+
 def skeleton_config(sizes: Mapping[str, Any]) -> SkeletonModelConfig:
     """sizes: by the names of the configs' fields, {"encoder": …, "transformer": …}.
 

@@ -55,6 +55,7 @@ class SkeletonJob:
     options: SkeletonOptions
     answers: Answers
     progress: PacedProgress = field(init=False)
+    arrived: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         check_surface(self.points, self.normals)
@@ -78,6 +79,8 @@ class SkeletonServer:
         # From the start there, at 0.
         self._metrics.add("unirig_out_of_memory_total", 0)
         self._metrics.add("unirig_decode_tokens_total", 0)
+        for stage in ("wait", "encode", "prefill", "decode"):
+            self._metrics.add("unirig_stage_seconds_total", 0, stage)
         self._publish(now=True)
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
@@ -142,6 +145,8 @@ class SkeletonServer:
         if not self._waiting or not self._loop.free_slots:
             return
         job = self._waiting.popleft()
+        waited = time.monotonic() - job.arrived
+        self._metrics.add("unirig_stage_seconds_total", waited, "wait")
         try:
             self._running[self._begin(job)] = job
         except Exception as error:  # one job's failure is not the others'

@@ -63,6 +63,7 @@ class SkinServer:
         self._warm_up()
         # From the start there, at 0.
         self._metrics.add("unirig_out_of_memory_total", 0)
+        self._metrics.add("unirig_stage_seconds_total", 0, "skin")
         self._publish(active=0)
 
     def serve(self, job: SkinJob, answers: Answers) -> None:

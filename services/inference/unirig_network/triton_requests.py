@@ -134,5 +134,6 @@ def metrics_of(arguments: Mapping[str, str]) -> Metrics:
         metric: Metric = families[name].Metric(labels=dict(labels))
         return metric
 
-    labels = {"model": arguments["model_name"], "instance": arguments["model_instance_name"]}
-    return Metrics(labels, make)
+    # Not "instance", which Prometheus calls what it scrapes.
+    instance = arguments["model_instance_name"]
+    return Metrics({"model": arguments["model_name"], "model_instance": instance}, make)

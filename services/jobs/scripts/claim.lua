@@ -7,7 +7,7 @@ if not ACTIVE[status] or tonumber(attempt) < tonumber(recorded) then
   return { 'refused', record(job) }
 end
 watch(job, patience)
-redis.call('HDEL', job_key(job), 'suspicions')
+redis.call('HDEL', job_key(job), 'suspicions', 'handed_back')
 if status == 'running' and tonumber(attempt) == tonumber(recorded) then
   return { 'running', record(job) }
 end

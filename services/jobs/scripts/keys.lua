@@ -11,6 +11,7 @@
 --     attempt                           delivery count of the attempt that may change it; 0: none
 --     engine, engine_version            of that attempt
 --     sequence                          where its command is in the JOBS stream; absent: unknown
+--     handed_back                       1: its worker stopped, and no other has claimed it yet
 --     suspicions                        how often it was found silent too long since it last spoke
 --     created, started, ended           when; the latter two absent until then
 --     result                            completed: the JobSucceeded message
