@@ -3,9 +3,10 @@
 import { readFileSync } from 'node:fs'
 import { HTTPRoute } from '@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute'
 import { ScaledObject } from '@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject'
+import { PrometheusRule } from '@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule'
 import { ServiceMonitor } from '@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor'
 
-const kinds = { HTTPRoute, ScaledObject, ServiceMonitor }
+const kinds = { HTTPRoute, PrometheusRule, ScaledObject, ServiceMonitor }
 for (const resource of JSON.parse(readFileSync(0, 'utf8'))) {
   try {
     new kinds[resource.kind](resource).validate()

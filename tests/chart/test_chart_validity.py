@@ -18,7 +18,7 @@ from tests.chart.manifest_checks import Manifest, Manifests, faults, label, name
 
 _SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 _VERSIONS = ("1.31.0", "1.34.0", "1.37.0")
-_CUSTOM = ("HTTPRoute", "ScaledObject", "ServiceMonitor")
+_CUSTOM = ("HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor")
 _TESTS = Path(__file__).parents[1]
 
 
@@ -86,7 +86,7 @@ def test_custom_resources_fit_their_definitions(manifests: Manifests) -> None:
     assert not _custom_faults(resources)
     if resources:
         broken = copy.deepcopy(resources[:1])
-        broken[0]["spec"] = {"endpoints": 1, "parentRefs": 1, "triggers": 1}
+        broken[0]["spec"] = {"endpoints": 1, "groups": 1, "parentRefs": 1, "triggers": 1}
         assert _custom_faults(broken)
 
 

@@ -56,6 +56,7 @@ def test_the_chart_can_be_packed(helm: Helm, tmp_path: Path) -> None:
         ("image.tag=latest", "tag"),
         ("triton.gpu.count=0.5", "integer"),
         ("ingress.hosts[0]=rig.example.com", "hosts"),
+        ("tracing.endpoint=otel-collector:4317", "endpoint"),
     ],
 )
 def test_a_mistaken_value_is_named(any_helm: Helm, mistake: str, words: str) -> None:

@@ -75,3 +75,25 @@ spec:
 {{ include "unirig.toOutside" .Values.redis.external }}
 {{- end -}}
 {{- end }}
+
+{{/* Egress to "port" of the collector of traces. */}}
+{{- define "unirig.toCollector" -}}
+{{- $tracing := .root.Values.tracing -}}
+{{- if $tracing.namespace -}}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ $tracing.namespace }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- else -}}
+{{ include "unirig.toOutside" (dict "cidr" $tracing.cidr "port" .port) }}
+{{- end -}}
+{{- end }}
+
+{{/* Where a service sends its spans. */}}
+{{- define "unirig.toTraces" -}}
+{{- if .Values.tracing.endpoint -}}
+{{ include "unirig.toCollector" (dict "root" . "port" .Values.tracing.port) }}
+{{- end -}}
+{{- end }}

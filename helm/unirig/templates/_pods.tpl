@@ -127,6 +127,9 @@ BIND_HOST: {{ .root.Values.bindHost | quote }}
 METRICS_PORT: "9090"
 NATS_REPLICAS: {{ include "unirig.streamReplicas" .root | quote }}
 SHUTDOWN_GRACE_SECONDS: {{ (index .root.Values .name).shutdownGraceSeconds | quote }}
+{{- with .root.Values.tracing.endpoint }}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "unirig.address" -}}
