@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from services.cli.system_libraries import PACKAGES
 
@@ -74,20 +73,3 @@ def test_the_workers_image_has_the_libraries_that_blender_needs() -> None:
     # Only Triton's own Python needs its library, and that is in another image.
     needed = set(PACKAGES.values()) - {"libpython3.11"}
     assert set(re.findall(r"\blib[\w+-]+", install.split("&& rm")[0])) == needed
-
-
-def test_skaffold_builds_every_image_and_knows_the_chart() -> None:
-    skaffold = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
-    artifacts = skaffold["build"]["artifacts"]
-    built = {one["image"]: ROOT / one["docker"]["dockerfile"] for one in artifacts}
-    assert built == {f"unirig-{name}": path for name, path in DOCKERFILES.items()}
-    assert artifacts[5]["image"] == "unirig-triton", "the profile laptop removes it by its place"
-    (release,) = skaffold["deploy"]["helm"]["releases"]
-    values = yaml.safe_load((ROOT / release["chartPath"] / "values.yaml").read_text())
-    for path in release["setValueTemplates"]:
-        value = values
-        for key in path.split("."):
-            value = value[key]
-        assert isinstance(value, str), path
-    (add, *_) = skaffold["profiles"][0]["patches"]
-    assert all((ROOT / file).is_file() for file in add["value"])
