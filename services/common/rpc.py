@@ -232,7 +232,8 @@ def open_channel(address: str, service: str, idempotent_methods: Sequence[str]) 
                     "initialBackoff": "0.1s",
                     "maxBackoff": "1s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    # CANCELLED: it came just as a server stopped, and was not looked at.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ]
@@ -245,6 +246,8 @@ def open_channel(address: str, service: str, idempotent_methods: Sequence[str]) 
         ("grpc.keepalive_time_ms", 30_000),
         # A service that was down is found again within a second or so.
         ("grpc.max_reconnect_backoff_ms", 1000),
+        # Also where its pods are new ones: gRPC would look for addresses only every 30 s.
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ]
     return grpc.aio.insecure_channel(address, options=options, interceptors=[_Calling()])
 

@@ -39,7 +39,7 @@ class Backends:
         self._timeout = settings.rpc_timeout_seconds
         self._channels = {
             SESSIONS: open_channel(
-                settings.sessions_address, SESSIONS, ["GetSession", "DeleteSession"]
+                settings.sessions_address, SESSIONS, ["Authorize", "GetSession", "DeleteSession"]
             ),
             JOBS: open_channel(settings.jobs_address, JOBS, ["GetJob", "ListJobs", "CountJobs"]),
             STORAGE: open_channel(

@@ -48,6 +48,8 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Also where its pod is a new one: gRPC would look for addresses only every 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
 # How long a question of the server's state may take, and the pause between two, seconds.
 _QUESTION_SECONDS = 5.0

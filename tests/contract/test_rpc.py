@@ -223,7 +223,7 @@ async def test_a_client_of_triton_stays_with_one_replica_of_many() -> None:
 
 
 async def test_clients_find_replicas_that_start_after_them(names: "Names") -> None:
-    """gRPC looks a name up again after half a minute at the earliest: so long this test takes."""
+    """Within seconds, where gRPC itself would look a name up again after half a minute."""
     async with telling_server("one") as port, telling_server("two", "127.0.0.2", port):
         names.addresses = ["127.0.0.1"]
         address = f"dns://127.0.0.1:{names.port}/replicas.test:{port}"
