@@ -116,7 +116,10 @@ async def _make_skeleton(spec: jobs_pb2.JobSpec, engine: Engine, place: Workplac
     rig = _Arrays(model.mesh, _made(skeleton, place), None)
     notes = [*model.notes, *remarks]
     if model.skeleton:
-        notes.append("The rig that the model had was replaced.")
+        notes.append(
+            "The rig that the model had was replaced."
+            " To keep its skeleton, run a skinning job on the upload itself."
+        )
     arrays = await _pack(rig, 65, place)
     files = await _write(asset, rig, ["obj", *GAME_FORMATS], (68, 78), place)
     if format_of(asset_path) == "vrm":

@@ -13,6 +13,7 @@ from services.inference.formats.gltf import (
     add_accessor,
     node_tree,
     read_glb_document,
+    view_bytes,
     write_glb_document,
 )
 from services.inference.formats.program_output import Refusal
@@ -96,6 +97,55 @@ def test_a_rig_leaves_geometry_and_looks_as_they_were(tmp_path):
             np.testing.assert_array_equal(
                 accessor_array(after, primitive["attributes"][name]), values
             )
+
+
+@pytest.mark.parametrize("name", ["figure", "fox.glb", "statue.glb", "small.vrm"])
+def test_what_the_rig_does_not_touch_stays_byte_for_byte(tmp_path, request, name):
+    if name == "figure":
+        before = figure_document()
+    else:
+        before = read_glb_document(request.getfixturevalue("models") / name)
+    original = copy.deepcopy(before)
+    after, *_ = rigged(before, tmp_path)
+    for key in ("materials", "textures", "samplers", "cameras"):
+        assert after.json.get(key) == original.json.get(key), key
+    assert looks(after) == looks(original)
+    assert pictures(after) == pictures(original)
+
+
+def looks(document: Document) -> dict[str, list]:
+    """By the name of each mesh: what its primitives are drawn with, but for the rig."""
+    found = {}
+    for mesh in document.json["meshes"]:
+        primitives = []
+        for primitive in mesh["primitives"]:
+            data = {key: value for key, value in primitive.items() if key in ("material", "mode")}
+            data["extensions"] = primitive.get("extensions")
+            data["indices"] = stored(document, primitive.get("indices"))
+            for number, named in enumerate(
+                [primitive["attributes"], *primitive.get("targets", [])]
+            ):
+                for attribute, accessor in named.items():
+                    if not attribute.startswith(("JOINTS", "WEIGHTS")):
+                        data[number, attribute] = stored(document, accessor)
+            primitives.append(data)
+        found[mesh.get("name")] = [mesh.get("weights"), mesh.get("extras"), primitives]
+    return found
+
+
+def stored(document: Document, index: int | None) -> tuple | None:
+    """An accessor without where it lies, and its values."""
+    if index is None:
+        return None
+    accessor = document.json["accessors"][index]
+    kept = ("componentType", "normalized", "count", "type", "min", "max")
+    described = {key: accessor[key] for key in kept if key in accessor}
+    return described, accessor_array(document, index).tobytes()
+
+
+def pictures(document: Document) -> list[tuple[str | None, bytes]]:
+    images = document.json.get("images", [])
+    return [(i.get("mimeType"), bytes(view_bytes(document, i["bufferView"]))) for i in images]
 
 
 def test_the_rest_pose_of_a_rigged_file_is_that_of_the_original(tmp_path):

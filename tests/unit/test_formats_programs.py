@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from services.inference.geometry import (
     save_weights,
 )
 from services.inference.limited_process import GIB, Limits, StepError, run_step
+from tests.gltf_validator import errors_and_warnings
 from tests.sample_models import (
     ascii_fbx,
     box_mesh,
@@ -124,6 +127,28 @@ async def test_a_skeleton_without_weights_survives_too(tmp_path, out):
     mesh, skeleton, _ = await rig(tmp_path, asset, chain_skeleton, out, with_weights=False)
     await read(tmp_path, out, "back")
     assert_same_rig(tmp_path / "back", mesh, skeleton, None)
+
+
+def edit_in_blender(file: Path, out: Path) -> None:
+    edits = json.dumps({"renamed": {"b": "c"}, "moved": {}, "added": {"x": "a"}})
+    command = [sys.executable, "-m", "tests.edit_in_blender", str(file), str(out), edits]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
+
+
+async def test_only_what_another_exporter_hung_on_a_last_bone_is_taken_for_its_end(tmp_path):
+    asset = copy_asset("boxes.obj", tmp_path)
+
+    def ending(mesh):
+        return replace(chain_skeleton(mesh), names=("a", "b", "tail", "tail_end"))
+
+    mesh, skeleton, _ = await rig(tmp_path, asset, ending, "out.fbx", with_weights=False)
+    await read(tmp_path, "out.fbx", "ours")
+    assert_same_rig(tmp_path / "ours", mesh, skeleton, None)
+    edit_in_blender(tmp_path / "out.fbx", tmp_path / "theirs.fbx")
+    await read(tmp_path, "theirs.fbx", "theirs")
+    theirs = load_skeleton(tmp_path / "theirs" / "skeleton.npz")
+    assert theirs.names == ("a", "c", "tail", "tail_end", "x")
+    np.testing.assert_allclose(theirs.tails[4] - theirs.heads[4], (0, 0.1, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize("out", ["out.fbx", "out.glb", "out.obj", "out.vrm"])
@@ -291,6 +316,8 @@ async def test_real_models_are_read_and_rigged_in_another_format(tmp_path, model
     assert {key: seen[key] for key in report} == report
     out = "out.fbx" if name.endswith("glb") else "out.glb"
     mesh, skeleton, skin = await rig(tmp_path, name, chain_skeleton, out)
+    if out.endswith("glb") and not name.endswith("vrm"):
+        assert errors_and_warnings(tmp_path / out) == []
     await read(tmp_path, out, "back")
     assert_same_rig(tmp_path / "back", mesh, skeleton, skin)
 

@@ -1,7 +1,12 @@
 """VRM: which joint is which part of a body, and what stays of the original."""
 
+import json
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
+import trimesh
 
 from services.inference.formats.glb import read_glb
 from services.inference.formats.gltf import accessor_array, read_glb_document
@@ -13,6 +18,7 @@ from services.inference.geometry import Skeleton
 from tests.sample_models import (
     box_mesh,
     chain_skeleton,
+    dense,
     figure_document,
     human_skeleton,
     smooth_weights,
@@ -67,28 +73,34 @@ def test_a_plain_model_becomes_a_vrm_with_neutral_meta(tmp_path):
     assert document.json["extensionsUsed"].count("VRMC_vrm") == 1
 
 
-def test_meta_and_expressions_of_a_vrm_1_stay(tmp_path):
+VRM1_META = {
+    "name": "Figure",
+    "authors": ["Somebody"],
+    "licenseUrl": "https://vrm.dev/licenses/1.0/",
+}
+
+
+def vrm1_document():
     document = figure_document()
-    meta = {
-        "name": "Figure",
-        "authors": ["Somebody"],
-        "licenseUrl": "https://vrm.dev/licenses/1.0/",
-    }
     smile = {"morphTargetBinds": [{"node": 2, "index": 0, "weight": 1.0}]}
     document.json["extensionsUsed"] += ["VRMC_vrm", "VRMC_springBone"]
     document.json["extensions"] = {
         "VRMC_vrm": {
             "specVersion": "1.0",
-            "meta": meta,
+            "meta": VRM1_META,
             "humanoid": {"humanBones": {"hips": {"node": 0}}},
             "expressions": {"preset": {"happy": smile}},
             "firstPerson": {"meshAnnotations": [{"node": 1, "type": "both"}]},
         },
         "VRMC_springBone": {"specVersion": "1.0", "springs": [{"joints": [{"node": 3}]}]},
     }
-    result = as_vrm(document, tmp_path / "out.vrm").json
+    return document
+
+
+def test_meta_and_expressions_of_a_vrm_1_stay(tmp_path):
+    result = as_vrm(vrm1_document(), tmp_path / "out.vrm").json
     extension = result["extensions"]["VRMC_vrm"]
-    assert extension["meta"] == meta
+    assert extension["meta"] == VRM1_META
     (bind,) = extension["expressions"]["preset"]["happy"]["morphTargetBinds"]
     assert result["nodes"][bind["node"]]["name"] == "second"
     assert "skin" in result["nodes"][bind["node"]]
@@ -155,3 +167,40 @@ def test_the_humanoid_of_an_unskinned_vrm_is_read_as_a_skeleton():
     model = read_glb(document, LIMIT)
     assert model.skeleton.names == ("group", "eye")
     assert model.skeleton.parents.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "expressions"),
+    [
+        (figure_document, "Rigged model", []),
+        (vrm1_document, "Figure", ["happy"]),
+        (vrm0_document, "Old figure", []),
+    ],
+)
+def test_three_vrm_opens_it_and_moves_its_bones(tmp_path, document, name, expressions):
+    path, angle = tmp_path / "out.vrm", 0.9
+    mesh, skeleton = read_glb(document(), LIMIT).mesh, human_skeleton()
+    skin = smooth_weights(mesh, skeleton)
+    as_vrm(document(), path)
+    done = subprocess.run(
+        ["node", "open_vrm.mjs", path, "leftUpperArm", str(angle)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = json.loads(done.stdout)
+    assert seen["version"] == "1"
+    assert seen["meta"]["name"] == name
+    assert seen["meta"]["authors"]
+    assert seen["expressions"] == expressions
+    joint = skeleton.names.index("left_upper_arm")
+    assert seen["bones"] == {bone: skeleton.names[at] for bone, at in human_bones(skeleton).items()}
+    below = [skeleton.names.index(f"left_{part}") for part in ("upper_arm", "lower_arm", "hand")]
+    share = dense(skin, len(skeleton.names))[:, below].sum(axis=1, keepdims=True)
+    rotation = trimesh.transformations.rotation_matrix(angle, [0, 0, 1], skeleton.heads[joint])
+    turned = trimesh.transform_points(mesh.vertices, rotation)
+    expected = (1 - share) * mesh.vertices + share * turned
+    for when, positions in (("rest", mesh.vertices), ("posed", expected)):
+        found = np.concatenate([seen[when][part] for part in sorted(seen[when])])
+        np.testing.assert_allclose(found, positions, atol=1e-4)

@@ -187,11 +187,12 @@ def read(asset: Path, folder: Path, max_triangles: int) -> None:
 
 
 def _read_rig(meshes: list[Any]) -> tuple[Skeleton | None, SkinWeights | None, list[str]]:
+    markers = _end_markers(meshes)
     bones = [
         (armature, bone)
         for armature in armature_objects()
         for bone in armature.data.bones
-        if bone.use_deform
+        if bone.use_deform and (armature.name, bone.name) not in markers
     ]
     if not bones:
         return None, None, []
@@ -206,6 +207,24 @@ def _read_rig(meshes: list[Any]) -> tuple[Skeleton | None, SkinWeights | None, l
         return skeleton, None, notes
     skin = strongest(place[joints], weights)
     return skeleton, skin if says_something(skin, len(skeleton.names)) else None, notes
+
+
+def _end_markers(meshes: list[Any]) -> set[tuple[str, str]]:
+    """Armature and name of the bones that only mark where another ends.
+
+    Unless told otherwise Blender's FBX exporter hangs one on each last bone, as FBX has no bone
+    lengths. A bone that moves something or comes from us is none, whatever its name.
+    """
+    weighted = {group.name for item in meshes for group in item.vertex_groups}
+    markers = set()
+    for armature in armature_objects():
+        for bone in armature.data.bones:
+            below = [child.name for child in bone.children_recursive]
+            if below != [f"{bone.name}_end"] or below[0] in weighted:
+                continue
+            if _LENGTH_PROPERTY not in armature.pose.bones[below[0]]:
+                markers.add((armature.name, below[0]))
+    return markers
 
 
 def _tail(armature: Any, bone: Any) -> Any:
