@@ -65,6 +65,35 @@ def person() -> Mesh:
     return as_mesh(*parts)
 
 
+def person_with_hands(fingered: tuple[int, ...] = (1, -1)) -> Mesh:
+    """A person whose arms end in palms, the thumbs towards +Z.
+
+    fingered: the sides whose hand has five fingers; the other has one mitten.
+    """
+    body = person()
+    parts = [trimesh.Trimesh(body.vertices, body.faces, process=False)]
+    for side in (1, -1):
+        parts.append(capsule((side * 0.78, 1.4, 0), (side * 0.88, 1.4, 0), 0.045))
+        if side not in fingered:
+            parts.append(capsule((side * 0.88, 1.4, 0), (side * 0.97, 1.4, 0), 0.04))
+            continue
+        parts.append(capsule((side * 0.8, 1.4, 0.03), (side * 0.86, 1.4, 0.11), 0.012))
+        for z in (0.036, 0.012, -0.012, -0.036):
+            parts.append(capsule((side * 0.9, 1.4, z), (side * 1.0, 1.4, 1.6 * z), 0.009))
+    return as_mesh(*parts)
+
+
+def beetle() -> Mesh:
+    """Six long legs that bend once, and a body along z."""
+    parts = [capsule((0, 0.3, -0.3), (0, 0.3, 0.3), 0.12)]
+    for side in (1, -1):
+        for z in (-0.3, 0.0, 0.3):
+            knee = (side * 0.4, 0.45, 1.5 * z)
+            parts.append(capsule((side * 0.05, 0.3, 0.7 * z), knee, 0.03))
+            parts.append(capsule(knee, (side * 0.75, 0.03, 2 * z), 0.03))
+    return as_mesh(*parts)
+
+
 def dog() -> Mesh:
     """A metre and a half long, on four legs, tail up, head towards +Z."""
     parts = [

@@ -10,7 +10,16 @@ import trimesh
 from services.inference.checks import check_skeleton
 from services.inference.geometric.engine import predict_skeleton
 from services.inference.geometry import Float, Mesh, Skeleton
-from tests.generated_bodies import as_mesh, dog, dome, person, triangles, two_quads
+from tests.generated_bodies import (
+    as_mesh,
+    beetle,
+    dog,
+    dome,
+    person,
+    person_with_hands,
+    triangles,
+    two_quads,
+)
 
 HUMANOID = {"hips", "spine", "chest", "neck", "head"} | {
     f"{side}_{bone}"
@@ -24,6 +33,17 @@ HUMANOID = {"hips", "spine", "chest", "neck", "head"} | {
         "lower_leg",
         "foot",
         "toes",
+    )
+}
+
+FINGERS = {
+    f"{side}_{finger}_{bone}"
+    for side in ("left", "right")
+    for finger in ("thumb", "index", "middle", "ring", "little")
+    for bone in (
+        ("metacarpal", "proximal", "distal")
+        if finger == "thumb"
+        else ("proximal", "intermediate", "distal")
     )
 }
 
@@ -94,6 +114,52 @@ def test_a_person_is_rigged_symmetrically() -> None:
         if name.startswith("left"):
             mirrored = head_of(skeleton, name.replace("left", "right")) * [-1, 1, 1]
             np.testing.assert_allclose(head_of(skeleton, name), mirrored, atol=0.01)
+
+
+def test_a_person_with_fingers_gets_three_joints_for_each_from_the_thumb_on() -> None:
+    skeleton = rig(person_with_hands())
+    assert set(skeleton.names) == HUMANOID | FINGERS
+    for side, x in (("left", 1), ("right", -1)):
+        knuckles = [
+            head_of(skeleton, f"{side}_{finger}_proximal")
+            for finger in ("index", "middle", "ring", "little")
+        ]
+        places = [(x * 0.92, 1.4, z) for z in (0.04, 0.013, -0.013, -0.04)]
+        np.testing.assert_allclose(knuckles, places, atol=0.03)
+        assert (np.diff(knuckles, axis=0)[:, 2] < -0.01).all()
+        assert head_of(skeleton, f"{side}_thumb_distal")[2] > 0.06
+
+
+@pytest.mark.parametrize(("fingered", "fingers"), [((1,), FINGERS), ((-1,), FINGERS), ((), set())])
+def test_both_hands_get_the_fingers_that_one_of_them_shows(
+    fingered: tuple[int, ...], fingers: set[str]
+) -> None:
+    assert set(rig(person_with_hands(fingered)).names) == HUMANOID | fingers
+
+
+def test_the_legs_of_an_animal_hang_from_its_spine() -> None:
+    skeleton = rig(dog())
+    spine = head_of(skeleton, "spine_1")
+    assert 0.55 < spine[1] < 0.68
+    for leg, z in (("front", 0.38), ("back", -0.38)):
+        np.testing.assert_allclose(
+            head_of(skeleton, f"leg_{leg}_left_1")[[0, 2]], (0.1, z), atol=0.02
+        )
+        assert 0.4 < head_of(skeleton, f"leg_{leg}_left_1")[1] < spine[1]
+    assert abs(head_of(skeleton, "root")[2] + 0.38) < 0.06
+
+
+def test_each_leg_of_an_insect_has_four_joints() -> None:
+    skeleton = rig(beetle())
+    legs = [name for name in skeleton.names if name.startswith("leg_")]
+    assert set(legs) == {
+        f"leg_{pair}_{side}_{joint}"
+        for pair in (1, 2, 3)
+        for side in ("left", "right")
+        for joint in (1, 2, 3, 4)
+    }
+    assert len(skeleton.names) < len(legs) + 8
+    assert abs(head_of(skeleton, "root")[0]) < 0.01
 
 
 def test_an_animal_on_four_legs_gets_legs_neck_head_and_tail_rooted_at_the_hips() -> None:
@@ -187,12 +253,16 @@ def test_what_cannot_be_rigged_is_refused_with_the_reason(
 def test_a_scanned_body_gets_the_standard_joints(models: Path) -> None:
     body = trimesh.load_mesh(models / "human.obj", process=False)
     skeleton = rig(triangles(body.vertices, body.faces))
-    assert set(skeleton.names) == HUMANOID
+    assert set(skeleton.names) == HUMANOID | FINGERS
     assert head_of(skeleton, "left_hand")[0] > 4
+    assert head_of(skeleton, "left_thumb_distal")[2] > head_of(skeleton, "left_little_distal")[2]
 
 
 def test_a_low_poly_fox_gets_four_legs_and_a_tail(models: Path) -> None:
     fox = trimesh.load_scene(models / "fox.glb").to_mesh()
     names = rig(triangles(fox.vertices, fox.faces)).names
-    for chain in ("leg_front_left_1", "leg_front_right_1", "leg_back_left_1", "tail_1", "head"):
+    for chain in (
+        *("leg_front_left_4", "leg_front_right_4", "leg_back_left_4", "leg_back_right_4"),
+        *("tail_1", "head", "ear_left_1", "ear_right_1"),
+    ):
         assert chain in names

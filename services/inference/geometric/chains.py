@@ -6,7 +6,7 @@ import numpy as np
 
 from services.inference.geometric.body_plan import BodyPlan, Limb, Plan
 from services.inference.geometric.curve_tree import CurveTree
-from services.inference.geometric.draft import SHORTEST, Draft, chain_corners
+from services.inference.geometric.draft import SHORTEST, Draft, chain_corners, limb_corners
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Points
 
@@ -14,6 +14,8 @@ from services.inference.geometric.surface import Points
 _SAME_FORK = 0.08
 # A tail grows no farther than this from the root, body units.
 _AT_ROOT = 0.2
+# Shoulder or thigh, upper and lower leg, foot.
+_LEG_BONES = 4
 _PROP_JOINTS = 3
 _MOST_NAMED_PAIRS = 5
 
@@ -36,9 +38,11 @@ def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
     draft = Draft()
     paths = _branches(tree, plan)
     names = _branch_names(tree, plan, paths)
+    legs = {leg.tips[0] for side in (1, -1) for leg in plan.legs(side)} - {paths[0][-1]}
+    animal = plan.plan is Plan.QUADRUPED
     joint_at: dict[int, int] = {}
     for path, name in zip(paths, names, strict=True):
-        _add_branch(draft, tree, path, name, joint_at)
+        _add_branch(draft, tree, path, name, path[-1] in legs, animal, joint_at)
     if plan.plan is Plan.QUADRUPED:
         _name_neck_and_head(draft, tree, plan, paths[0], joint_at)
     return draft
@@ -63,8 +67,8 @@ def prop_skeleton(solid: Solid) -> Draft:
 def _branches(tree: CurveTree, plan: BodyPlan) -> list[list[int]]:
     """Paths that cover the tree: first the trunk, each next one from its fork to its tip.
 
-    At a fork the path goes on where the most curve lies ahead, on the mirror plane if it can;
-    at the hips of an animal, where the front is.
+    At a fork the path goes on where the most curve lies ahead; at the hips of an animal, where
+    the front is. What runs along the mirror plane ends there, and never turns into a limb.
     """
     children = tree.children
     lead = plan.facing * tree.points[:, 2]
@@ -76,25 +80,36 @@ def _branches(tree: CurveTree, plan: BodyPlan) -> list[list[int]]:
         parent = int(tree.parents[point])
         step = float(np.linalg.norm(tree.points[point] - tree.points[parent]))
         ahead[parent] = max(ahead[parent], ahead[point] + step)
-    weight = ahead + 100.0 * (tree.points[:, 0] == 0.0)
+    central = (tree.points[:, 0] == 0.0) & (plan.plan is not Plan.GENERIC)
     animal = plan.plan is Plan.QUADRUPED
     paths, pending = [], [[0]]
     while pending:
         path = pending.pop(0)
         while children[path[-1]]:
-            order = weight + 20.0 * lead if animal and path == [0] else weight
-            below = sorted(children[path[-1]], key=lambda c: (-order[c], c))
-            pending += [[path[-1], child] for child in below[1:]]
+            order = ahead + 20.0 * lead if animal and path == [0] else ahead
+            below = sorted(children[path[-1]], key=lambda c: (not central[c], -order[c], c))
+            goes_on = central[below[0]] == central[path[-1]]
+            pending += [[path[-1], child] for child in below[int(goes_on) :]]
+            if not goes_on:
+                break
             path.append(below[0])
         paths.append(path)
     return paths
 
 
 def _add_branch(
-    draft: Draft, tree: CurveTree, path: list[int], name: str, joint_at: dict[int, int]
+    draft: Draft,
+    tree: CurveTree,
+    path: list[int],
+    name: str,
+    leg: bool,
+    animal: bool,
+    joint_at: dict[int, int],
 ) -> None:
     points = tree.points[path]
     if tree.length(path) < 2 * SHORTEST:
+        if not draft.names:
+            draft.add("root", -1, points[0], points[0] + np.array([0.0, SHORTEST, 0.0]))
         joint_at.update(dict.fromkeys(path, joint_at.get(path[0], 0)))
         return
     parent, start = -1, 0
@@ -102,9 +117,14 @@ def _add_branch(
         parent = joint_at[path[0]]
         travelled = np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))
         leave = min(0.8 * float(tree.radii[path[0]]), 0.4 * float(travelled[-1]))
+        if leg and animal:
+            leave = 0.0
         start = 1 + int(np.searchsorted(travelled, max(leave, SHORTEST)))
         start = min(start, len(path) - 2)
-    corners = start + chain_corners(points[start:], _forks(tree, path, start))
+    if leg:
+        corners = start + limb_corners(points[start:], _LEG_BONES)
+    else:
+        corners = start + chain_corners(points[start:], _forks(tree, path, start))
     if len(corners) < 2:
         joint_at.update(dict.fromkeys(path, parent))
         return
@@ -183,7 +203,9 @@ def _role(
     side = side_name(limb.side, plan.facing)
     if path[-1] in ranks:
         return f"{ranks[path[-1]]}_{side}"
-    return f"branch_{side}"
+    front = [plan.facing * tree.points[leg.fork, 2] for leg in plan.legs(1)]
+    on_head = plan.plan is Plan.QUADRUPED and plan.facing * fork[2] > max(front)
+    return f"ear_{side}" if on_head and limb.paired else f"branch_{side}"
 
 
 def _ground_ranks(tree: CurveTree, plan: BodyPlan) -> dict[int, str]:

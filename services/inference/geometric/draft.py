@@ -12,6 +12,8 @@ from services.inference.geometry import Skeleton
 TOLERANCE = 0.03
 LONGEST = 0.24
 SHORTEST = 0.03
+# The bends of a limb are apart by more than this share of its length.
+_APART = 0.04
 
 
 @dataclass
@@ -72,26 +74,61 @@ def chain_corners(points: Points, fixed: list[int]) -> Indices:
     for start, end in pairwise(stops):
         bends = _bends(points, start, end)
         for a, b in zip([start, *bends], [*bends, end], strict=True):
-            corners += _divided(points, a, b)
+            length = float(_travelled(points, a, b)[-1])
+            corners += _divided(points, a, b, max(1, int(np.ceil(length / LONGEST))))
     return _without_short_bones(points, corners, set(stops))
 
 
+def limb_corners(points: Points, bones: int) -> Indices:
+    """Like chain_corners, for a limb of so many bones: its clearest bends, the rest evenly."""
+    travelled = _travelled(points, 0, len(points) - 1)
+    apart = _APART * travelled[-1]
+    corners = [0, len(points) - 1]
+    while len(corners) <= bones:
+        bends = [
+            (distance, split)
+            for start, end in pairwise(corners)
+            for split, distance in [_bend(points, start, end)]
+            if distance > TOLERANCE
+            and min(travelled[split] - travelled[start], travelled[end] - travelled[split]) > apart
+        ]
+        if not bends:
+            break
+        corners = sorted([*corners, max(bends)[1]])
+    lengths = np.diff(travelled[corners])
+    pieces = np.ones(len(lengths), dtype=int)
+    while pieces.sum() < bones:
+        pieces[(lengths / pieces).argmax()] += 1
+    divided = [0]
+    for (start, end), count in zip(pairwise(corners), pieces.tolist(), strict=True):
+        divided += _divided(points, start, end, count)
+    return _without_short_bones(points, divided, {0, len(points) - 1})
+
+
 def _bends(points: Points, start: int, end: int) -> list[int]:
-    if end - start < 2:
+    split, distance = _bend(points, start, end)
+    if distance <= TOLERANCE:
         return []
-    inner = points[start + 1 : end]
-    distances = segment_distances(inner, points[start][None], points[end][None])[:, 0]
-    worst = int(distances.argmax())
-    if distances[worst] <= TOLERANCE:
-        return []
-    split = start + 1 + worst
     return [*_bends(points, start, split), split, *_bends(points, split, end)]
 
 
-def _divided(points: Points, start: int, end: int) -> list[int]:
+def _bend(points: Points, start: int, end: int) -> tuple[int, float]:
+    """The point that leaves the straight line the most, and by how much."""
+    if end - start < 2:
+        return start, 0.0
+    inner = points[start + 1 : end]
+    distances = segment_distances(inner, points[start][None], points[end][None])[:, 0]
+    worst = int(distances.argmax())
+    return start + 1 + worst, float(distances[worst])
+
+
+def _travelled(points: Points, start: int, end: int) -> Points:
     steps = np.linalg.norm(np.diff(points[start : end + 1], axis=0), axis=1)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    pieces = max(1, int(np.ceil(travelled[-1] / LONGEST)))
+    return np.asarray(np.concatenate([[0.0], np.cumsum(steps)]))
+
+
+def _divided(points: Points, start: int, end: int, pieces: int) -> list[int]:
+    travelled = _travelled(points, start, end)
     wanted = travelled[-1] * np.arange(1, pieces) / pieces
     return [*(start + np.searchsorted(travelled, wanted)).tolist(), end]
 

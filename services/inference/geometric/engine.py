@@ -12,6 +12,7 @@ from services.inference.geometric.curve_tree import CurveTree, prune, reroot, sm
 from services.inference.geometric.draft import Draft
 from services.inference.geometric.humanoid import humanoid_skeleton
 from services.inference.geometric.influences import strongest_influences
+from services.inference.geometric.quadruped import straightened
 from services.inference.geometric.skinning import skin_surface, weights_at
 from services.inference.geometric.solid import Solid, bounded_voxels, convexity, is_sheet
 from services.inference.geometric.surface import (
@@ -67,7 +68,7 @@ def predict_skeleton(mesh: Mesh, progress: Progress) -> Skeleton:
         if tree is None:
             tree = curve_skeleton(solid, False, _tracing(progress, 0.7))
         progress(0.85, "Placing the joints")
-        draft = _joints(_tidied(tree), solid, symmetric)
+        draft = _joints(_tidied(tree), solid, symmetric, (vertices, faces))
     progress(1.0, "Skeleton ready")
     return draft.skeleton(frame)
 
@@ -150,15 +151,20 @@ def _tidied(tree: CurveTree) -> CurveTree:
     return smooth(pruned, 4)
 
 
-def _joints(tree: CurveTree, solid: Solid, symmetric: bool) -> Draft:
+def _joints(
+    tree: CurveTree, solid: Solid, symmetric: bool, surface: tuple[Points, Indices]
+) -> Draft:
     # Curves of sheets run everywhere; a thing of a few wires has few tips.
     if len(tree.tips) < 2 or (len(tree.tips) > 8 and is_sheet(solid)):
         return prop_skeleton(solid)
     plan = body_plan(tree, solid, symmetric)
     if plan.plan is Plan.BIPED:
-        humanoid = humanoid_skeleton(tree, plan, fold(solid))
+        humanoid = humanoid_skeleton(tree, plan, fold(solid), surface)
         if humanoid is not None:
             return humanoid
+    if plan.plan is Plan.QUADRUPED:
+        tree = straightened(tree, plan, fold(solid))
+        plan = body_plan(tree, solid, symmetric)
     if plan.plan in (Plan.BIPED, Plan.QUADRUPED):
         tree = reroot(tree, hind_fork(tree, plan))
         plan = body_plan(tree, solid, symmetric)

@@ -1,13 +1,15 @@
 """A humanoid with standard names, fitted to a biped's curves and horizontal sections."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from services.inference.geometric.body_plan import BodyPlan, Limb
 from services.inference.geometric.chains import side_name
 from services.inference.geometric.curve_tree import CurveTree
-from services.inference.geometric.draft import SHORTEST, Draft, chain_corners
+from services.inference.geometric.draft import SHORTEST, Draft, chain_corners, limb_corners
+from services.inference.geometric.fingers import find_fingers
 from services.inference.geometric.humanoid_limbs import (
     Arm,
     BareLeg,
@@ -15,20 +17,31 @@ from services.inference.geometric.humanoid_limbs import (
     bare_leg,
     fit_arm,
     fit_leg,
+    with_palm,
 )
 from services.inference.geometric.sections import section_at
 from services.inference.geometric.solid import Solid
-from services.inference.geometric.surface import Points
+from services.inference.geometric.surface import Indices, Points
 
 # A side limb shorter than this is no arm, body units.
 _SHORTEST_ARM = 0.25
 # An unpaired curve that goes backwards from one of these is a tail, and hangs from the hips.
 _TAIL_STARTS = ("hips", "spine", "left_upper_leg", "right_upper_leg")
+# As VRM names them.
+_FINGERS = {
+    "thumb": ("metacarpal", "proximal", "distal"),
+    **dict.fromkeys(("index", "middle", "ring", "little"), ("proximal", "intermediate", "distal")),
+}
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 # Shoulder joints are at least this share of the trunk's least half width from its middle.
 _SHOULDER_OF_WAIST = 0.95
-# Curves that stick out of the fitted bones by less than this get no joints, body units.
+# How far the shoulder of an arm that hangs is raised at most, in the arm's radii.
+_MOST_RISE = 2.0
+# Curves that stick out of the fitted bones by less than this get no joints, body units; on chest
+# and arms, where clothes stand out, more is needed.
 _SHORTEST_EXTRA = 0.14
+_SHORTEST_ON_CLOTHES = 0.25
+_CLOTHED = ("chest", "shoulder", "upper_arm", "lower_arm")
 
 
 @dataclass(frozen=True)
@@ -43,11 +56,13 @@ class Trunk:
     top: Points
 
 
-def humanoid_skeleton(tree: CurveTree, plan: BodyPlan, folded: Solid) -> Draft | None:
+def humanoid_skeleton(
+    tree: CurveTree, plan: BodyPlan, folded: Solid, surface: tuple[Points, Indices]
+) -> Draft | None:
     """Standard humanoid joints, and chains for what else the body has, such as a tail.
 
-    folded is the body united with its mirror image. None if the body, though it
-    stands on two legs, is not built like a person: no free legs, or a level trunk.
+    folded is the body united with its mirror image; surface its vertices and faces. None if the
+    body, though it stands on two legs, is not built like a person: no free legs, or a level trunk.
     """
     bare = bare_leg(folded, _outwards(tree, plan.legs(1)[0]))
     if bare is None:
@@ -59,7 +74,10 @@ def humanoid_skeleton(tree: CurveTree, plan: BodyPlan, folded: Solid) -> Draft |
     trunk = _fit_trunk(folded, leg, float(shoulders), 0.0 if arm is None else arm.radius)
     if trunk is None:
         return None
-    draft = _assemble(trunk, leg, arm)
+    fingers = [] if arm is None else _fingers(arm, *surface)
+    if arm is not None and fingers:
+        arm = with_palm(arm, fingers)
+    draft = _assemble(trunk, leg, arm, fingers)
     _add_extras(draft, tree, plan, leg.facing)
     return draft
 
@@ -80,7 +98,29 @@ def _fit_arm(tree: CurveTree, plan: BodyPlan, folded: Solid, bare: BareLeg) -> A
     widths = [s.width for s in sections if s is not None and s.on_plane]
     if not widths:
         return rough
-    return fit_arm(path, radii, max(0.5 * bare.inset, _SHOULDER_OF_WAIST * min(widths) / 2))
+    arm = fit_arm(path, radii, max(0.5 * bare.inset, _SHOULDER_OF_WAIST * min(widths) / 2))
+    return replace(arm, shoulder=_under_the_top(arm, folded))
+
+
+def _under_the_top(arm: Arm, folded: Solid) -> Points:
+    """The shoulder raised to an arm's radius below the top of the body there.
+
+    The curve of an arm that hangs enters the trunk at the armpit: the steeper, the lower.
+    """
+    along = arm.elbow - arm.shoulder
+    most = _MOST_RISE * arm.radius * max(0.0, float(-along[1] / np.linalg.norm(along)))
+    i, j, k = (int(v) for v in folded.cells_of(arm.shoulder[None])[0])
+    empty = np.flatnonzero(~folded.filled[i, j:, k])
+    top = arm.shoulder[1] + folded.cell * (float(empty[0]) - 0.5 if len(empty) else 0.0)
+    rise = float(np.clip(top - arm.radius - arm.shoulder[1], 0.0, most))
+    return np.asarray(arm.shoulder + np.array([0.0, rise, 0.0]))
+
+
+def _fingers(arm: Arm, vertices: Points, faces: Indices) -> list[Points]:
+    """The fingers on the side x > 0, of either hand, for one may hold something."""
+    return find_fingers(vertices, faces, arm.wrist, arm.tip) or find_fingers(
+        vertices * _MIRROR, faces, arm.wrist, arm.tip
+    )
 
 
 def _outwards(tree: CurveTree, limb: Limb) -> Points:
@@ -154,7 +194,7 @@ def _neck_height(levels: Points, low: float, top: float) -> float:
     return float(neck[neck[:, 2].argmin(), 0])
 
 
-def _assemble(trunk: Trunk, leg: Leg, arm: Arm | None) -> Draft:
+def _assemble(trunk: Trunk, leg: Leg, arm: Arm | None, fingers: list[Points]) -> Draft:
     draft = Draft()
     hips = draft.add("hips", -1, trunk.hips, trunk.spine)
     spine = draft.add("spine", hips, trunk.spine, trunk.chest)
@@ -165,20 +205,31 @@ def _assemble(trunk: Trunk, leg: Leg, arm: Arm | None) -> Draft:
         name = side_name(side, leg.facing)
         mirror = np.ones(3) if side > 0 else _MIRROR
         if arm is not None:
-            _add_arm(draft, chest, trunk, arm, name, mirror)
+            hand = _add_arm(draft, chest, trunk, arm, name, mirror)
+            _add_fingers(draft, hand, fingers, name, mirror)
     for side in (leg.facing, -leg.facing):
         name = side_name(side, leg.facing)
         _add_leg(draft, hips, leg, name, np.ones(3) if side > 0 else _MIRROR)
     return draft
 
 
-def _add_arm(draft: Draft, chest: int, trunk: Trunk, arm: Arm, side: str, mirror: Points) -> None:
+def _add_arm(draft: Draft, chest: int, trunk: Trunk, arm: Arm, side: str, mirror: Points) -> int:
+    """The joint of the hand."""
     inner = np.array([0.0, arm.shoulder[1], trunk.neck[2]])
     collar = inner + 0.3 * (arm.shoulder - inner)
     corners = [p * mirror for p in (collar, arm.shoulder, arm.elbow, arm.wrist, arm.tip)]
     parent = chest
     for number, bone in enumerate(("shoulder", "upper_arm", "lower_arm", "hand")):
         parent = draft.add(f"{side}_{bone}", parent, corners[number], corners[number + 1])
+    return parent
+
+
+def _add_fingers(draft: Draft, hand: int, fingers: list[Points], side: str, mirror: Points) -> None:
+    for finger, (name, bones) in zip(fingers, _FINGERS.items(), strict=False):
+        length = float(np.linalg.norm(finger[-1] - finger[0]))
+        parent, corners = hand, finger[limb_corners(finger / length, len(bones))] * mirror
+        for bone, (head, tail) in zip(bones, pairwise(corners), strict=False):
+            parent = draft.add(f"{side}_{name}_{bone}", parent, head, tail)
 
 
 def _add_leg(draft: Draft, hips: int, leg: Leg, side: str, mirror: Points) -> None:
@@ -211,11 +262,15 @@ def _add_extras(draft: Draft, tree: CurveTree, plan: BodyPlan, facing: int) -> N
             continue
         points = tree.points[outer[::-1]]
         joint, _ = draft.nearest_bone(points[0])
+        clothed = draft.names[joint].endswith(_CLOTHED)
+        if clothed and tree.length(outer) < _SHORTEST_ON_CLOTHES:
+            continue
         limb = limb_of[tip]
         behind = facing * (points[-1, 2] - draft.heads[0][2]) < 0
         tail = behind and not limb.paired and draft.names[joint] in _TAIL_STARTS
         joint = 0 if tail else joint
-        name = "tail" if tail else f"branch_{side_name(limb.side, facing)}"
+        kind = "ear" if draft.names[joint] == "head" and limb.paired else "branch"
+        name = "tail" if tail else f"{kind}_{side_name(limb.side, facing)}"
         counts[name] = counts.get(name, 0) + 1
         name = name if counts[name] == 1 else f"{name}_{chr(ord('a') + counts[name] - 1)}"
         draft.add_chain(name, joint, points[chain_corners(points, [])])

@@ -4,7 +4,7 @@ Segment ratios are those of Winter, Biomechanics and Motor Control of Human Move
 chapter 4, used where the shape shows no bend.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +24,8 @@ _HIP_OF_SHOULDER = 0.65
 _SKIRT = 1.25
 _SHORTEST_LEG = 0.12
 _EXPLODES = 1.5
+# How long the palm is, in fingers, up to the wrist.
+_PALM = 1.1
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def bare_leg(solid: Solid, path: Points) -> BareLeg | None:
 def fit_leg(bare: BareLeg, cell: float, facing: int, shoulders: float) -> Leg:
     """The joints of a leg. facing is the guess for a foot that does not tell its direction."""
     length = bare.crotch - bare.floor
-    hip_height = bare.crotch + 0.08 * length
+    hip_height = bare.crotch + 0.12 * length
     if bare.covered:
         hip_height = max(hip_height, bare.floor + _HIP_OF_SHOULDER * (shoulders - bare.floor))
     hip = np.array([0.9 * bare.inset, hip_height, bare.sections[-1].centre[2]])
@@ -143,6 +145,19 @@ def fit_arm(path: Points, radii: Points, innermost: float) -> Arm:
         elbow = arm[int(np.searchsorted(place, _ELBOW))]
     wrist = arm[int(np.searchsorted(place, _WRIST))]
     return Arm(arm[0], elbow, wrist, arm[-1], usual)
+
+
+def with_palm(arm: Arm, fingers: list[Points]) -> Arm:
+    """The arm with its wrist a palm's length behind the knuckles, and its hand up to these.
+
+    fingers: curves (n, 3) from knuckle to tip, the thumb's first.
+    """
+    knuckles = np.mean([finger[0] for finger in fingers[1:]], axis=0)
+    tips = np.mean([finger[-1] for finger in fingers[1:]], axis=0)
+    back = arm.elbow - knuckles
+    palm = min(_PALM * float(np.linalg.norm(tips - knuckles)), 0.5 * float(np.linalg.norm(back)))
+    wrist = knuckles + palm * back / np.linalg.norm(back)
+    return replace(arm, wrist=wrist, tip=knuckles)
 
 
 def _leg_sections(solid: Solid, path: Points, floor: float) -> list[Section]:
