@@ -29,8 +29,6 @@ _OPTIONS = [
     # Without this, flow-control windows grow with the bandwidth, and memory with them.
     ("grpc.http2.bdp_probe", 0),
 ]
-
-
 # Clients look for new replicas whenever they connect anew, so connections do not last.
 _CONNECTION_SECONDS = 60.0
 # What such a connection may go on with: longer than any transfer may take.

@@ -86,6 +86,9 @@ class JobLifecycle:
 
         redelivered: this may have been applied before, its notice lost.
         """
+        if outcome.attempt < 1:
+            log.error("outcome of no attempt", job_id=outcome.job_id)
+            return
         status = jobs_pb2.JOB_STATUS_FAILED
         fields: dict[str, str | bytes | int]
         match outcome.WhichOneof("outcome"):
@@ -103,9 +106,6 @@ class JobLifecycle:
             case _:
                 log.error("outcome says nothing", job_id=outcome.job_id)
                 return
-        if outcome.attempt < 1:
-            log.error("outcome of no attempt", job_id=outcome.job_id)
-            return
         change = await self._store.finish(outcome.job_id, status, fields, attempt=outcome.attempt)
         if change.verdict == "finished":
             await self._ended(change)

@@ -43,6 +43,12 @@ class CurveTree:
         return float(np.linalg.norm(np.diff(self.points[path], axis=0), axis=1).sum())
 
 
+def travelled(points: Points) -> Points:
+    """How far along a curve (n, 3) each of its points is from the first, (n,)."""
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    return np.asarray(np.concatenate([[0.0], np.cumsum(steps)]))
+
+
 def keep_points(tree: CurveTree, kept: Bits) -> CurveTree:
     """The tree without the points that are not kept; with a point all above it must be kept."""
     index = np.cumsum(kept) - 1

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from services.inference.geometric.curve_tree import travelled
 from services.inference.geometric.surface import BodyFrame, Indices, Points
 from services.inference.geometry import Skeleton
 
@@ -74,15 +75,15 @@ def chain_corners(points: Points, fixed: list[int]) -> Indices:
     for start, end in pairwise(stops):
         bends = _bends(points, start, end)
         for a, b in zip([start, *bends], [*bends, end], strict=True):
-            length = float(_travelled(points, a, b)[-1])
+            length = float(travelled(points[a : b + 1])[-1])
             corners += _divided(points, a, b, max(1, int(np.ceil(length / LONGEST))))
     return _without_short_bones(points, corners, set(stops))
 
 
 def limb_corners(points: Points, bones: int) -> Indices:
     """Like chain_corners, for a limb of so many bones: its clearest bends, the rest evenly."""
-    travelled = _travelled(points, 0, len(points) - 1)
-    apart = _APART * travelled[-1]
+    along = travelled(points)
+    apart = _APART * along[-1]
     corners = [0, len(points) - 1]
     while len(corners) <= bones:
         bends = [
@@ -90,12 +91,12 @@ def limb_corners(points: Points, bones: int) -> Indices:
             for start, end in pairwise(corners)
             for split, distance in [_bend(points, start, end)]
             if distance > TOLERANCE
-            and min(travelled[split] - travelled[start], travelled[end] - travelled[split]) > apart
+            and min(along[split] - along[start], along[end] - along[split]) > apart
         ]
         if not bends:
             break
         corners = sorted([*corners, max(bends)[1]])
-    lengths = np.diff(travelled[corners])
+    lengths = np.diff(along[corners])
     pieces = np.ones(len(lengths), dtype=int)
     while pieces.sum() < bones:
         pieces[(lengths / pieces).argmax()] += 1
@@ -122,15 +123,10 @@ def _bend(points: Points, start: int, end: int) -> tuple[int, float]:
     return start + 1 + worst, float(distances[worst])
 
 
-def _travelled(points: Points, start: int, end: int) -> Points:
-    steps = np.linalg.norm(np.diff(points[start : end + 1], axis=0), axis=1)
-    return np.asarray(np.concatenate([[0.0], np.cumsum(steps)]))
-
-
 def _divided(points: Points, start: int, end: int, pieces: int) -> list[int]:
-    travelled = _travelled(points, start, end)
-    wanted = travelled[-1] * np.arange(1, pieces) / pieces
-    return [*(start + np.searchsorted(travelled, wanted)).tolist(), end]
+    along = travelled(points[start : end + 1])
+    wanted = along[-1] * np.arange(1, pieces) / pieces
+    return [*(start + np.searchsorted(along, wanted)).tolist(), end]
 
 
 def _without_short_bones(points: Points, corners: list[int], stops: set[int]) -> Indices:

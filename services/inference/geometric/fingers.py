@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
-from services.inference.geometric.curve_tree import CurveTree, prune, smooth
+from services.inference.geometric.curve_tree import CurveTree, prune, smooth, travelled
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Indices, Points, surface_samples
 from services.inference.geometric.teasar import curve_skeleton
@@ -91,13 +91,12 @@ def _finger(tree: CurveTree, end: int) -> Points | None:
     children = tree.children
     path = tree.path_up(end)
     points, radii = tree.points[path], tree.radii[path]
-    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    usual = float(np.median(radii[(travelled > 0.25 * _SHORTEST) & (travelled < 1.5 * _SHORTEST)]))
+    along = travelled(points)
+    usual = float(np.median(radii[(along > 0.25 * _SHORTEST) & (along < 1.5 * _SHORTEST)]))
     forks = np.array([len(children[point]) > 1 for point in path])
-    ends = np.flatnonzero(forks | ((travelled > _SHORTEST / 2) & (radii > _EXPLODES * usual)))
+    ends = np.flatnonzero(forks | ((along > _SHORTEST / 2) & (radii > _EXPLODES * usual)))
     last = int(ends[0]) if len(ends) else len(path) - 1
-    if travelled[last] < max(_SHORTEST, _SLENDER * usual) or points[0, 0] < points[last, 0]:
+    if along[last] < max(_SHORTEST, _SLENDER * usual) or points[0, 0] < points[last, 0]:
         return None
     return points[last::-1]
 

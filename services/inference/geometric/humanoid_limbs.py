@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from services.inference.geometric.curve_tree import travelled
 from services.inference.geometric.draft import segment_distances
 from services.inference.geometric.sections import Section, section_at
 from services.inference.geometric.solid import Solid
@@ -130,15 +131,14 @@ def fit_arm(path: Points, radii: Points, innermost: float) -> Arm:
     The shoulder is where, going inwards, the radius explodes, but no further in than the
     distance innermost from the mirror plane.
     """
-    steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    share = travelled / travelled[-1]
+    along = travelled(path)
+    share = along / along[-1]
     even = ndimage.uniform_filter1d(radii, 5, mode="nearest")
     usual = float(np.median(even[(share > 0.1) & (share < 0.45)]))
     ends = (share > 0.4) & ((even > _EXPLODES * usual) | (np.abs(path[:, 0]) < innermost))
     end = int(ends.argmax()) if ends.any() else len(path) - 1
     arm = path[: end + 1][::-1]
-    from_shoulder = travelled[end] - travelled[: end + 1][::-1]
+    from_shoulder = along[end] - along[: end + 1][::-1]
     place = from_shoulder / from_shoulder[-1]
     elbow = _bend(arm[(place > 0.3) & (place < 0.6)], arm[0], arm[-1])
     if elbow is None:

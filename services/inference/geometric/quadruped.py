@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from services.inference.geometric.body_plan import BodyPlan, Limb
-from services.inference.geometric.curve_tree import CurveTree, keep_points, reroot
+from services.inference.geometric.curve_tree import CurveTree, keep_points, reroot, travelled
 from services.inference.geometric.humanoid_limbs import bare_leg
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Points
@@ -133,9 +133,8 @@ def _rise(trunk: Points, folded: Solid, hind: float, front: float) -> Points:
         for z in depths
     ]
     rise[between] = ndimage.uniform_filter1d(heights, 5, mode="nearest") - trunk[between, 1]
-    steps = np.linalg.norm(np.diff(trunk, axis=0), axis=1)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    beyond = np.maximum(travelled[first] - travelled, travelled - travelled[last]).clip(0.0)
+    along = travelled(trunk)
+    beyond = np.maximum(along[first] - along, along - along[last]).clip(0.0)
     nearest = np.clip(np.arange(len(trunk)), first, last)
     return np.asarray(rise[nearest] * (1.0 - beyond / _RETURN).clip(0.0))
 
