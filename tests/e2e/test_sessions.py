@@ -103,15 +103,22 @@ def test_a_forged_cookie_is_unauthorized(stack: Stack, client: Client, value: st
     assert httpx.get(f"{stack.url}/api/jobs", cookies={"session_id": forged}).status_code == 401
 
 
-def test_statistics_have_every_field_and_add_up(rigged: tuple[Client, dict[str, dict]]) -> None:
+def test_statistics_have_every_field_and_add_up(
+    rigged: tuple[Client, dict[str, dict]], tetrahedron: bytes
+) -> None:
     client, jobs = rigged
-    body = client.http.get(f"/api/sessions/{client.session_id}/stats").json()
+    path = f"/api/sessions/{client.session_id}/stats"
+    before = client.http.get(path).json()
+    client.uploaded(tetrahedron, "counted.obj")
+    body = client.http.get(path).json()
     assert body["session_id"] == client.session_id
     assert body["total_jobs"] >= 3
     assert body["completed_jobs"] >= 3
     assert body["failed_jobs"] == 0
     assert body["pending_jobs"] == 0
-    assert body["total_uploads"] == 1
+    # Other tests use this client's session too.
+    assert before["total_uploads"] >= 1
+    assert body["total_uploads"] == before["total_uploads"] + 1
     sizes = [artifact["size"] for job in jobs.values() for artifact in job["artifacts"]]
     assert body["storage_used_mb"] >= sum(sizes) // 2**20
     for name in ("created_at", "last_activity"):
