@@ -12,6 +12,7 @@ from services.inference.checks import check_skeleton, check_weights
 from services.inference.geometry import Mesh
 from tests.bench.rig_quality.bodies import VARIANTS, Body, Variant, build
 from tests.bench.rig_quality.metrics import dense_weights
+from tests.bench.rig_quality.sizes import body_of
 
 SEED = 0
 BY_NAME = {variant.name: variant for variant in VARIANTS}
@@ -151,3 +152,14 @@ def test_noise_moves_the_vertices_and_not_the_rig() -> None:
     np.testing.assert_array_equal(noisy.skeleton.heads, smooth.skeleton.heads)
     moved = np.linalg.norm(noisy.mesh.vertices - smooth.mesh.vertices, axis=1)
     assert 0.001 < moved.mean() / smooth.mesh.extent < 0.01
+
+
+@pytest.mark.parametrize("triangles", [5_000, 100_000])
+def test_a_body_keeps_its_shape_at_every_size(triangles: int) -> None:
+    original, sized = named("biped_fingers").mesh, body_of(triangles, SEED)
+    assert len(sized.faces) == pytest.approx(triangles, rel=0.01)
+    room = 0.01 * original.extent
+    for end in (np.min, np.max):
+        np.testing.assert_allclose(
+            end(sized.vertices, axis=0), end(original.vertices, axis=0), atol=room
+        )

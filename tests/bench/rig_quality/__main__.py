@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 
 from services.inference.engine import Engine, GeometricEngine
-from services.inference.geometry import Skeleton, SkinWeights
+from services.inference.geometry import Mesh, Skeleton, SkinWeights
 from services.inference.limited_process import StepError
 from tests.bench.rig_quality.bodies import VARIANTS, build
 from tests.bench.rig_quality.contact_sheet import SheetRow, draw_sheet
@@ -46,7 +46,14 @@ from tests.bench.rig_quality.programs import (
     neural_engine,
     read_model,
 )
-from tests.bench.rig_quality.tables import Row, method_table, skeleton_table, skin_table
+from tests.bench.rig_quality.sizes import SIZES, body_of
+from tests.bench.rig_quality.tables import (
+    Row,
+    method_table,
+    size_table,
+    skeleton_table,
+    skin_table,
+)
 
 _FORMATS = (".obj", ".fbx", ".glb", ".vrm")
 _SEED = 0
@@ -79,6 +86,19 @@ async def measure(model: Model, engines: Sequence[Engine]) -> tuple[list[Row], S
                 rows[0]["error"] = error.detail
     common = {"model": model.name, "triangles": len(model.mesh.faces)}
     return [common | row for row in rows], sheet
+
+
+async def measure_size(mesh: Mesh, engine: Engine) -> Row:
+    """What the skeleton of a mesh and the weights for it cost. Raises StepError."""
+    with tempfile.TemporaryDirectory() as scratch:
+        skeleton, skeleton_cost = await engine_skeleton(engine, mesh, Path(scratch))
+        _, skin_cost = await engine_weights(engine, mesh, skeleton, Path(scratch))
+    return {
+        "triangles": len(mesh.faces),
+        "joints": len(skeleton.names),
+        "skeleton": asdict(skeleton_cost),
+        "skin": asdict(skin_cost),
+    }
 
 
 def _skeleton_scores(model: Model, skeleton: Skeleton) -> Row:
@@ -195,6 +215,10 @@ async def run(arguments: argparse.Namespace, console: Console) -> None:
                 console.print(table(rows))
             if arguments.sheets is not None:
                 _draw(name, sheet, arguments.sheets)
+        costs = [await measure_size(body_of(size, _SEED), engines[0]) for size in SIZES]
+        lines.writelines(json.dumps({"set": "sizes", **row}) + "\n" for row in costs)
+        console.print(f"\nsizes: one body on {_machine()}")
+        console.print(size_table(costs))
 
 
 def _draw(name: str, sheet: Sequence[SheetRow], folder: Path) -> None:

@@ -97,6 +97,19 @@ def method_table(rows: Sequence[Row]) -> Table:
     return _table(columns, lines)
 
 
+def size_table(rows: Sequence[Row]) -> Table:
+    """One line a size: the cost of its skeleton and its weights."""
+    columns: list[Column] = [
+        ("triangles", lambda row: _number(row, "triangles", "{:,.0f}")),
+        ("joints", lambda row: _number(row, "joints", "{:.0f}")),
+        ("skeleton: CPU s", lambda row: _number(row["skeleton"], "cpu_seconds", "{:.1f}")),
+        ("MiB", lambda row: _number(row["skeleton"], "mebibytes", "{:.0f}")),
+        ("weights: CPU s", lambda row: _number(row["skin"], "cpu_seconds", "{:.1f}")),
+        ("MiB", lambda row: _number(row["skin"], "mebibytes", "{:.0f}")),
+    ]
+    return _table(columns, rows)
+
+
 def _means(rows: Sequence[Row]) -> Row:
     """The mean of every measure over the rows that have it."""
     keys = ("j2j", "j2b", "b2b", "iou", "l1", "precision", "recall", "deformation", "stretch")
