@@ -9,7 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Sources that an install generates code from, or that name what to install.
 INSTALL_SOURCES := pyproject.toml constraints.txt $(wildcard protos/unirig/v1/*.proto) protos/generate.py
-RUNTIME := gateway,sessions,jobs,storage,inference,cli
+RUNTIME := gateway,sessions,jobs,storage,inference,cli,page
+# The page that the gateway serves, and what it is made of.
+WEB := services/gateway/web
+PAGE_SOURCES := $(shell find $(WEB)/src $(WEB)/public) $(wildcard $(WEB)/*.*)
+NPM = PATH="$(abspath $(BIN)):$$PATH" npm
 # What only the neural engine needs, which is large.
 NEURAL := triton,triton-server
 # Images: IMAGE_TOOL=podman, IMAGES=gateway and IMAGE_FLAGS='--build-arg BASE=...' may be given.
@@ -26,13 +30,15 @@ export OMP_NUM_THREADS ?= 1
 triton_dockerfile := services/inference/triton.Dockerfile
 dockerfile = $(or $($(1)_dockerfile),services/$(1)/Dockerfile)
 
-.PHONY: help up models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig dashboards golden try-proxies clean
+.PHONY: help up page models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig dashboards golden try-proxies clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-up: $(VENV)/$(if $(MODELS),neural,runtime) ## Run the whole service on this machine until Ctrl-C (PORT=8080 DATA=data MODELS=)
+up: $(VENV)/$(if $(MODELS),neural,runtime) $(WEB)/dist/.ready ## Run the whole service on this machine until Ctrl-C (PORT=8080 DATA=data MODELS=)
 	@exec $(BIN)/unirig up --port $(PORT) --data $(DATA) $(if $(MODELS),--models $(MODELS))
+
+page: $(WEB)/dist/.ready ## Build the web page
 
 models: $(VENV)/neural ## Fetch UniRig's checkpoints (1.5 GB each when converted) into MODELS=models
 	@$(BIN)/unirig fetch-models --folder $(or $(MODELS),models)
@@ -40,7 +46,8 @@ models: $(VENV)/neural ## Fetch UniRig's checkpoints (1.5 GB each when converted
 demo: $(VENV)/runtime ## Rig the example character and draw the result into demo/
 	@$(BIN)/unirig demo --output demo
 
-test: $(VENV)/test $(VENV)-policy/ready tests/node_modules/.ready lint types ## Set up and pass all checks and tests
+test: $(VENV)/test $(VENV)-policy/ready tests/node_modules/.ready $(WEB)/dist/.ready lint types ## Set up and pass all checks and tests
+	cd $(WEB) && $(NPM) test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/test ## Style
@@ -107,7 +114,7 @@ try-proxies: $(VENV)/test $(VENV)-proxies/ready ## Try the API through the proxi
 	@PATH="$(abspath $(VENV)-proxies/bin):$$PATH" $(BIN)/python -m tests.chart.try_proxies
 
 clean: ## Remove what the targets above made, but not DATA
-	rm -rf $(VENV) $(VENV)-policy $(VENV)-proxies protos/gen tests/node_modules demo
+	rm -rf $(VENV) $(VENV)-policy $(VENV)-proxies protos/gen tests/node_modules $(WEB)/node_modules $(WEB)/dist build demo
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "A Python 3.11 with venv is needed (Debian: apt-get install python3.11-venv), or give PYTHON=/path/to/python3.11"; exit 1; }
@@ -124,8 +131,9 @@ $(VENV)/neural: $(VENV)/runtime
 
 $(VENV)/test: $(VENV)/neural
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),$(NEURAL),test]'
-	@command -v curl > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends curl; } \
-		|| { echo "The tests run the reference's curl examples: install curl"; exit 1; }
+	@{ command -v curl && command -v chromium; } > /dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends curl chromium fonts-dejavu-core; } \
+		|| { echo "The tests run the reference's curl examples and the page: install curl and chromium"; exit 1; }
 	@touch $@
 
 $(VENV)-policy/ready: tests/chart/checkov.txt
@@ -139,5 +147,14 @@ $(VENV)-proxies/ready:
 	@touch $@
 
 tests/node_modules/.ready: tests/package-lock.json $(VENV)/test
-	cd tests && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-audit --no-fund --loglevel=error
+	cd tests && $(NPM) ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(WEB)/node_modules/.ready: $(WEB)/package-lock.json | $(VENV)/runtime
+	cd $(WEB) && $(NPM) ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Checks the types, too.
+$(WEB)/dist/.ready: $(WEB)/node_modules/.ready $(PAGE_SOURCES)
+	cd $(WEB) && $(NPM) run build
 	@touch $@

@@ -12,6 +12,7 @@ from services.gateway import (
     results,
     sessions,
     uploads,
+    web_page,
     websocket,
 )
 from services.gateway.authorize import CSRF_HEADER, SessionHeaders
@@ -55,7 +56,7 @@ def create_app(
     api.state.ready = False
     for module in (uploads, jobs, sessions, disk_space, results, health, docs, websocket):
         api.include_router(module.router)
-    api.include_router(docs.home_router)
+    api.include_router(web_page.page_router(web_page.BUILT))
     install_error_handlers(api)
     install_openapi(api)
 

@@ -69,18 +69,6 @@ _REDOC = f"""<!DOCTYPE html>
 </html>
 """
 
-_HOME = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>UniRig</title></head>
-<body>
-<h1>UniRig</h1>
-<p>This server turns 3D models into rigged assets.
-Its API is described at <a href="/api/docs">/api/docs</a>
-and <a href="/api/redoc">/api/redoc</a>.</p>
-</body>
-</html>
-"""
-
 
 @router.get("/docs")
 async def swagger_ui() -> HTMLResponse:
@@ -107,11 +95,3 @@ async def redoc() -> HTMLResponse:
 @router.get("/openapi.json")
 async def openapi(request: Request) -> JSONResponse:
     return JSONResponse(request.app.openapi())
-
-
-home_router = APIRouter(include_in_schema=False)
-
-
-@home_router.get("/")
-async def home() -> HTMLResponse:
-    return HTMLResponse(_HOME)

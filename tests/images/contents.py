@@ -6,7 +6,7 @@ from tests.images.node import NodeError, podman
 
 USER = "10001:10001"
 # What must not be in any image, and what may only be in one.
-_COMPILERS = ("gcc", "cc", "g++", "c++", "clang", "make")
+_BUILD_TOOLS = ("gcc", "cc", "g++", "c++", "clang", "make", "node", "npm")
 _ONLY_IN = {"torch": "triton", "bpy": "inference"}
 
 
@@ -23,9 +23,11 @@ def examined(name: str, image: str) -> str:
             raise NodeError(f"{image}: {package} belongs into {owner}'s image and no other")
     if config["User"] != USER or "org.opencontainers.image.version" not in config["Labels"]:
         raise NodeError(f"{image}: the user is {config['User']}, the labels {config['Labels']}")
-    found = _once(image, "sh", "-c", f"for c in {' '.join(_COMPILERS)}; do command -v $c; done; :")
+    found = _once(
+        image, "sh", "-c", f"for c in {' '.join(_BUILD_TOOLS)}; do command -v $c; done; :"
+    )
     if found and name != "triton":
-        raise NodeError(f"{image} has compilers: {found}")
+        raise NodeError(f"{image} has tools of a build: {found}")
     if _once(image, "sh", "-c", "touch /app/new 2>/dev/null && echo written || :"):
         raise NodeError(f"{image}: its own files can be written")
     return f"{name:<10} {about['Size'] / 1e6:7.0f} MB  {len(packages):3d} Python packages"

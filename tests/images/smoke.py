@@ -11,6 +11,7 @@ logs, where anything is not as it should be.
 
 import argparse
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -108,6 +109,7 @@ def run_through(node: Node, release: Release, folder: Path, console: Console) ->
     for test in release.tests:
         console.print(f"helm test: {node.complete(test).splitlines()[-1]}")
     url = f"http://{address}"
+    console.print(f"The page: {page_from_outside(url)} bytes at its first load")
     rig_from_outside(url, folder, console)
     earlier = run_one_job(url, folder / "character.glb")
     stop(node, release, console)
@@ -143,6 +145,17 @@ def stop(node: Node, release: Release, console: Console) -> None:
     grace = {pod.name: pod.grace for pod in release.pods}
     told = ", ".join(f"{name} {took[name]:.1f} of {grace[name]} s" for name in took)
     console.print(f"On SIGTERM all ended with 0: {told}")
+
+
+def page_from_outside(url: str) -> int:
+    """Bytes of the page and of all that it loads first, compressed as a browser has them."""
+    with httpx.Client(base_url=url, headers={"Accept-Encoding": "gzip"}) as http:
+        page = http.get("/").raise_for_status()
+        files = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+        if not any(file.startswith("/assets/") for file in files):
+            raise NodeError("the page is not in the gateway's image")
+        answers = [page, *(http.get(file).raise_for_status() for file in files)]
+        return sum(answer.num_bytes_downloaded for answer in answers)
 
 
 def rig_from_outside(url: str, folder: Path, console: Console) -> None:

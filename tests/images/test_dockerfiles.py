@@ -39,10 +39,13 @@ def test_there_is_one_for_every_service() -> None:
 
 @every_image
 def test_the_base_is_pinned_and_can_be_another(name: str) -> None:
-    base = next(line for line in instructions(name) if line.startswith("ARG BASE="))
-    assert re.search(r":(\d+\.\d+\.\d+-slim-bookworm|\d\d\.\d\d-py3)$", base)
-    froms = [line for line in instructions(name) if line.startswith("FROM ")]
-    assert all(re.match(r"FROM (\$\{BASE\}|packages|runtime)( AS \w+)?$", line) for line in froms)
+    bases = dict(re.findall(r"^ARG (\w*BASE)=(\S+)$", DOCKERFILES[name].read_text(), re.M))
+    assert set(bases) == ({"BASE", "NODE_BASE"} if name == "gateway" else {"BASE"})
+    for base in bases.values():
+        assert re.search(r":(\d+\.\d+\.\d+-(slim-bookworm|bookworm-slim)|\d\d\.\d\d-py3)$", base)
+    known = {*(f"${{{base}}}" for base in bases), "packages", "runtime"}
+    froms = [line.split()[1] for line in instructions(name) if line.startswith("FROM ")]
+    assert set(froms) <= known
 
 
 @every_image

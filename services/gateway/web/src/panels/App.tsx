@@ -1,0 +1,41 @@
+import type { Studio } from "../studio";
+import { DownloadPanel } from "./DownloadPanel";
+import { ModelPanel } from "./ModelPanel";
+import { SkeletonPanel } from "./SkeletonPanel";
+import { Stage } from "./Stage";
+import { Steps } from "./Steps";
+import { ThemeSwitch } from "./ThemeSwitch";
+import { TroubleNote } from "./TroubleNote";
+import { WeightsPanel } from "./WeightsPanel";
+import { Work } from "./Work";
+
+const PANELS = {
+  model: ModelPanel,
+  skeleton: SkeletonPanel,
+  weights: WeightsPanel,
+  download: DownloadPanel,
+};
+
+export function App({ studio }: { studio: Studio }) {
+  const Panel = PANELS[studio.step.value];
+  return (
+    <div class="page">
+      <header class="bar">
+        <h1>UniRig</h1>
+        <Steps studio={studio} />
+        <div class="bar-end">
+          <ThemeSwitch />
+          <a href="/api/docs">API</a>
+        </div>
+      </header>
+      <main class="work">
+        <Stage studio={studio} />
+        <section class="panel" aria-label="This step">
+          <TroubleNote studio={studio} />
+          <Work studio={studio} />
+          <Panel studio={studio} />
+        </section>
+      </main>
+    </div>
+  );
+}

@@ -1,0 +1,47 @@
+import type { Studio } from "../studio";
+
+const AXES = ["X", "Y", "Z"] as const;
+
+/** Turns the selected joint: by the gizmo in the view, or by sliders. */
+export function PoseEditor({ studio }: { studio: Studio }) {
+  const joint = studio.selectedJoint.value;
+  const turn = (joint && studio.pose.value.get(joint.id)) || [0, 0, 0];
+  return (
+    <fieldset class="editor">
+      <legend>Pose</legend>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={studio.posing.value}
+          onChange={(event) => {
+            studio.posing.value = event.currentTarget.checked;
+          }}
+        />
+        Turn the selected joint
+      </label>
+      {studio.posing.value &&
+        joint &&
+        AXES.map((axis, place) => (
+          <label key={axis} class="slider">
+            {axis}
+            <input
+              type="range"
+              min={-180}
+              max={180}
+              disabled={studio.swinging.value}
+              value={Math.round(turn[place] ?? 0)}
+              onInput={(event) => {
+                const angles = [...turn] as [number, number, number];
+                angles[place] = event.currentTarget.valueAsNumber;
+                studio.turn(joint.id, angles);
+              }}
+            />
+            <output>{Math.round(turn[place] ?? 0)}°</output>
+          </label>
+        ))}
+      <button type="button" disabled={studio.pose.value.size === 0} onClick={() => studio.rest()}>
+        Back to the rest pose
+      </button>
+    </fieldset>
+  );
+}

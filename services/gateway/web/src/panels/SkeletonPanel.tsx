@@ -1,0 +1,39 @@
+import { count } from "../sizes";
+import type { Studio } from "../studio";
+import { BoneTree } from "./BoneTree";
+import { JointEditor } from "./JointEditor";
+import { Notes } from "./Notes";
+
+/** The second step: look at the skeleton, mend it, go on. */
+export function SkeletonPanel({ studio }: { studio: Studio }) {
+  const skeleton = studio.skeleton.value;
+  if (!skeleton) return <p class="note">The result has no skeleton.</p>;
+  const waiting = studio.running.value !== null || studio.busy.value;
+  return (
+    <>
+      <h2>Skeleton</h2>
+      <p class="fine">
+        {count(skeleton.length)} joints. Click one to select it, drag it to move it.
+      </p>
+      <Notes job={studio.project.value?.skeleton ?? null} studio={studio} />
+      <BoneTree studio={studio} />
+      <JointEditor studio={studio} />
+      <div class="row" role="group" aria-label="Changes">
+        <button type="button" disabled={!studio.undoable.value} onClick={() => studio.undo()}>
+          Undo
+        </button>
+        <button type="button" disabled={!studio.redoable.value} onClick={() => studio.redo()}>
+          Redo
+        </button>
+      </div>
+      <button
+        type="button"
+        class="primary"
+        disabled={waiting}
+        onClick={() => void studio.makeWeights()}
+      >
+        Looks right: make the weights
+      </button>
+    </>
+  );
+}

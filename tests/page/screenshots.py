@@ -1,0 +1,14 @@
+"""Screenshots of the page, kept to be looked at."""
+
+from pathlib import Path
+
+from playwright.async_api import Page
+
+FOLDER = Path(__file__).parents[2] / "build" / "page"
+
+
+async def keep(page: Page, name: str) -> Path:
+    """What of the page is in view, as build/page/NAME.png."""
+    path = FOLDER / f"{name}.png"
+    await page.screenshot(path=path)
+    return path
