@@ -30,7 +30,7 @@ export OMP_NUM_THREADS ?= 1
 triton_dockerfile := services/inference/triton.Dockerfile
 dockerfile = $(or $($(1)_dockerfile),services/$(1)/Dockerfile)
 
-.PHONY: help up page models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig dashboards golden try-proxies clean
+.PHONY: help up page page-pictures models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig dashboards golden try-proxies clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ up: $(VENV)/$(if $(MODELS),neural,runtime) $(WEB)/dist/.ready ## Run the whole s
 	@exec $(BIN)/unirig up --port $(PORT) --data $(DATA) $(if $(MODELS),--models $(MODELS))
 
 page: $(WEB)/dist/.ready ## Build the web page
+
+page-pictures: $(VENV)/test $(WEB)/dist/.ready ## Take the documentation's screenshots of the page anew
+	$(BIN)/python -m pytest tests/page/test_whole_way.py -k example
+	for name in upload skeleton weights pose; do cp build/page/$$name.png docs/images/page_$$name.png; done
 
 models: $(VENV)/neural ## Fetch UniRig's checkpoints (1.5 GB each when converted) into MODELS=models
 	@$(BIN)/unirig fetch-models --folder $(or $(MODELS),models)
