@@ -75,6 +75,53 @@ def test_a_small_loose_part_moves_as_one() -> None:
     np.testing.assert_allclose(weights, weights[:1].repeat(len(weights), axis=0), atol=1e-6)
 
 
+UPRIGHT = chain_of((0, 0, 0), (0, 1, 0), (0, 2, 0))
+
+
+def box(extents: tuple[float, float, float], centre: tuple[float, float, float]) -> trimesh.Trimesh:
+    thing = trimesh.creation.box(extents=extents).subdivide_to_size(0.1, return_index=False)
+    assert isinstance(thing, trimesh.Trimesh)
+    thing.apply_translation(centre)
+    return thing
+
+
+def test_a_held_stick_follows_the_hand_alone() -> None:
+    arm = capsule((0, 0, 0), (2, 0, 0), 0.15)
+    stick = box((1.9, 0.04, 0.04), (0.95, 0, 0))
+    stick.vertices[:, 1] += 0.6 - 0.23 * stick.vertices[:, 0]
+    weights = skin(as_mesh(arm, stick), ARM)[len(arm.vertices) :]
+    np.testing.assert_array_equal(weights[:, 1], 1.0)
+
+
+def test_a_cape_follows_the_shoulders_that_it_hangs_from() -> None:
+    body = capsule((0, 0, 0), (0, 2, 0), 0.2)
+    cape = box((1.2, 1.8, 0.02), (0, 1, -0.24))
+    weights = skin(as_mesh(body, cape), UPRIGHT)[len(body.vertices) :]
+    np.testing.assert_array_equal(weights[:, 1], 1.0)
+
+
+def test_a_thing_worn_along_the_arm_bends_with_it() -> None:
+    arm = capsule((0, 0, 0), (2, 0, 0), 0.15)
+    bracer = box((1.8, 0.03, 0.1), (1, 0.17, 0))
+    weights = skin(as_mesh(arm, bracer), ARM)[len(arm.vertices) :]
+    along = bracer.vertices[:, 0]
+    assert (weights[along < 0.5, 0] > 0.8).all()
+    assert (weights[along > 1.5, 1] > 0.8).all()
+
+
+def test_the_belly_does_not_follow_a_leg_that_begins_under_its_skin() -> None:
+    belly = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    mesh = as_mesh(belly)
+    skeleton = Skeleton(
+        names=("body", "leg"),
+        parents=np.array([-1, 0], dtype=np.int32),
+        heads=np.array([[0, 0, -0.2], [0.35, 0, 0]], dtype=np.float32),
+        tails=np.array([[0, 0, 0.2], [1.2, 0, 0]], dtype=np.float32),
+    )
+    flank = np.abs(mesh.vertices[:, 0] - 0.35) < 0.05
+    assert skin(mesh, skeleton)[flank, 0].mean() > 0.7
+
+
 def test_vertices_at_one_place_have_the_same_weights() -> None:
     mesh = as_mesh(capsule((0, 0, 0), (2, 0, 0), 0.15))
     soup = triangles(mesh.vertices[mesh.faces].reshape(-1, 3), np.arange(mesh.faces.size))
@@ -114,6 +161,11 @@ def test_any_tree_of_joints_can_be_skinned(skeleton: Skeleton) -> None:
 def test_a_root_on_the_floor_moves_no_vertex_alone() -> None:
     skeleton = chain_of((0, 0, 0), (0, 0.95, 0), (0, 1.4, 0), (0, 1.8, 0))
     assert skin(person(), skeleton)[:, 0].max() == 0.0
+
+
+def test_neither_does_its_child_that_starts_there_too() -> None:
+    skeleton = chain_of((0, 0, 0), (0, 0, 0), (0, 0.95, 0), (0, 1.4, 0), (0, 1.8, 0))
+    assert skin(person(), skeleton)[:, :2].max() == 0.0
 
 
 def test_joints_that_are_no_tree_are_refused() -> None:

@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import robust_laplacian
-from igl import embree
 from scipy import sparse
 from scipy.sparse import linalg
 
 from services.inference.geometric.bone_segments import BoneSegments
-from services.inference.geometric.draft import segment_distances
-from services.inference.geometric.solid import Bits, Solid
+from services.inference.geometric.bone_sight import BoneSight
+from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Indices, Points
 from services.inference.geometric.voxel_geodesic import geodesic_distances
 
@@ -18,8 +17,9 @@ from services.inference.geometric.voxel_geodesic import geodesic_distances
 # not the arm inside, sees none: FARTHER times as far, plus FARTHER_BY body units.
 _FARTHER = 1.5
 _FARTHER_BY = 0.03
-# How strongly a vertex that sees no bone is drawn to the one it belongs to.
-_BLIND_HEAT = 0.3
+# How strongly a vertex is drawn to the bone it belongs to; less where it sees none.
+_HEAT = 2.75
+_BLIND_HEAT = 0.8
 # Bones whose distances differ by less than this share of them are equally near.
 _TIE = 1e-3
 _NEAREST = 2e-3
@@ -31,6 +31,7 @@ def bone_heat(
     faces: Indices,
     solid: Solid,
     bones: BoneSegments,
+    sight: BoneSight,
     progress: Callable[[float, str], None],
 ) -> Points:
     """Weights (n, joints) that sum to 1.
@@ -38,14 +39,12 @@ def bone_heat(
     A vertex takes heat from the nearest bone it sees. One that sees none, as under clothes, or
     between fingers, takes less, from the bone that is nearest through the solid.
     """
-    straight, seen = _distances(vertices, faces, bones, lambda s: progress(0.4 * s, "Casting rays"))
-    nearest_of_all = straight.min(axis=1)
-    straight[~seen] = np.inf
+    straight = np.where(sight.visible, sight.distances, np.inf)
     nearest = straight.min(axis=1)
-    sees = nearest <= _FARTHER * nearest_of_all + _FARTHER_BY
+    sees = nearest <= _FARTHER * sight.distances.min(axis=1) + _FARTHER_BY
     blind = np.flatnonzero(~sees)
     through = geodesic_distances(
-        vertices[blind], solid, bones, lambda s: progress(0.4 + 0.3 * s, "Measuring distances")
+        vertices[blind], solid, bones, lambda s: progress(0.5 * s, "Measuring distances")
     )
     nearest[blind] = through.min(axis=1)
 
@@ -55,25 +54,12 @@ def bone_heat(
     sources[rows, bones.joints[segments]] = 1.0
     sources[blind[blind_rows], joints] = 1.0
     sources /= sources.sum(axis=1, keepdims=True)
-    heat = np.where(sees, 1.0, _BLIND_HEAT) / np.maximum(nearest, _NEAREST) ** 2
+    heat = np.where(sees, _HEAT, _BLIND_HEAT) / np.maximum(nearest, _NEAREST) ** 2
     weights = _diffuse(
-        vertices, faces, heat, sources, lambda s: progress(0.7 + 0.3 * s, "Letting heat flow")
+        vertices, faces, heat, sources, lambda s: progress(0.5 + 0.5 * s, "Letting heat flow")
     )
     total = weights.sum(axis=1, keepdims=True)
     return np.where(total > 0.5, weights / np.maximum(total, 0.5), sources)
-
-
-def _distances(
-    vertices: Points, faces: Indices, bones: BoneSegments, progress: Callable[[float], None]
-) -> tuple[Points, Bits]:
-    """How far each vertex is from each piece of bone, and whether it can see it: (n, S) each."""
-    distances = np.empty((len(vertices), len(bones.joints)))
-    seen = np.empty(distances.shape, dtype=bool)
-    for number, (head, tail) in enumerate(zip(bones.heads, bones.tails, strict=True)):
-        progress(number / len(bones.joints))
-        distances[:, number] = segment_distances(vertices, head[None], tail[None])[:, 0]
-        seen[:, number] = embree.bone_visible(vertices, faces, head, tail)
-    return distances, seen
 
 
 def _diffuse(

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
-from services.inference.geometric.solid import Solid
+from services.inference.geometric.solid import Bits, Solid
 from services.inference.geometric.surface import BodyFrame, Indices, Points
 from services.inference.geometry import Skeleton
 
@@ -32,9 +33,9 @@ def bone_segments(skeleton: Skeleton, frame: BodyFrame, solid: Solid) -> BoneSeg
     """The bones of a skeleton, cut to what lies in the solid or within a cell of it.
 
     A joint owns its bone, and the way to each child that does not start at the bone's tail.
-    Joints with nothing inside own no piece, nor does a root that starts outside, such as one on
-    the floor: it carries the body as a whole. Where that leaves nothing, every joint keeps all
-    it has.
+    Joints with nothing inside own no piece, nor do the first ones if they start outside, such as
+    a root on the floor: they carry the body as a whole. Where that leaves nothing, every joint
+    keeps all it has.
     """
     heads = np.clip(frame.to_body(skeleton.heads), -_FAR, _FAR)
     tails = np.clip(frame.to_body(skeleton.tails), -_FAR, _FAR)
@@ -47,11 +48,11 @@ def bone_segments(skeleton: Skeleton, frame: BodyFrame, solid: Solid) -> BoneSeg
         solid.origin,
         solid.cell,
     )
-    root_inside = bool(solid.holds(heads[:1])[0])
+    carriers = _carriers(skeleton.parents, solid.holds(heads))
     pieces = [
         (joint, *ends)
         for joint, head, tail in whole
-        if joint > 0 or root_inside
+        if joint not in carriers
         for ends in _inside(head, tail, thick)
     ]
     chosen = pieces or whole
@@ -61,6 +62,16 @@ def bone_segments(skeleton: Skeleton, frame: BodyFrame, solid: Solid) -> BoneSeg
         tails=np.array([tail for _, _, tail in chosen]),
         count=len(heads),
     )
+
+
+def _carriers(parents: npt.NDArray[np.int32], inside: Bits) -> set[int]:
+    """The first joints that start outside, down to where the tree forks."""
+    carriers: set[int] = set()
+    children = np.array([0])
+    while len(children) == 1 and not inside[children[0]]:
+        carriers.add(int(children[0]))
+        children = np.flatnonzero(parents == children[0])
+    return carriers
 
 
 def _inside(head: Points, tail: Points, solid: Solid) -> list[tuple[Points, Points]]:

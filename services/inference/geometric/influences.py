@@ -5,24 +5,22 @@ import numpy as np
 from services.inference.geometric.surface import Points
 from services.inference.geometry import SkinWeights
 
-# Heat spreads far: weights are raised to SHARPNESS, and those below CUT times
-# the strongest of a vertex are dropped.
-_SHARPNESS = 1.5
-_CUT = 0.03
+# Heat spreads far: weights below FADED times the strongest of a vertex fade, and are gone at GONE.
+_FADED = 0.15
+_GONE = 0.02
 
 
 def strongest_influences(weights: Points, count: int) -> SkinWeights:
-    """The count strongest of the dense weights (n, joints), sharpened and normalised.
+    """The count strongest of the dense weights (n, joints), the weak ones faded, normalised.
 
     Every row of weights must have a positive entry; rows need not sum to 1.
     """
-    sharp = (weights / weights.max(axis=1, keepdims=True)) ** _SHARPNESS
-    sharp /= sharp.sum(axis=1, keepdims=True)
     kept = min(count, weights.shape[1])
-    joints = np.argsort(-sharp, axis=1, kind="stable")[:, :kept]
-    values = np.take_along_axis(sharp, joints, axis=1)
-    values[values < _CUT * values[:, :1]] = 0.0
-    values /= values.sum(axis=1, keepdims=True)
+    joints = np.argsort(-weights, axis=1, kind="stable")[:, :kept]
+    strongest = np.take_along_axis(weights, joints, axis=1)
+    shares = strongest / strongest[:, :1]
+    faded = shares * np.clip((shares - _GONE) / (_FADED - _GONE), 0.0, 1.0)
+    values = faded / faded.sum(axis=1, keepdims=True)
     joints = np.where(values > 0.0, joints, 0)
     missing = ((0, 0), (0, count - kept))
     return SkinWeights(

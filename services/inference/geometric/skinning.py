@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import igl
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from services.inference.geometric.bone_heat import bone_heat
 from services.inference.geometric.bone_segments import BoneSegments
+from services.inference.geometric.bone_sight import bone_sight
+from services.inference.geometric.loose_pieces import rigid_pieces
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Indices, Points
 
-# A loose piece no larger than this, such as an eye or a button, moves as one; body units.
-_RIGID_PIECE = 0.08
 _CHUNK = 50_000
 
 
@@ -35,39 +33,13 @@ def skin_surface(
     progress: Callable[[float, str], None],
 ) -> SkinnedSurface:
     """Dense weights for a welded surface of moderate size. All in the body frame."""
-    weights = bone_heat(vertices, faces, solid, bones, progress)
+    sight = bone_sight(vertices, faces, solid, bones, lambda s: progress(0.4 * s, "Casting rays"))
+    weights = bone_heat(
+        vertices, faces, solid, bones, sight, lambda s, message: progress(0.4 + 0.6 * s, message)
+    )
     return SkinnedSurface(
-        vertices, faces, _rigid_crumbs(vertices, _pieces(vertices, faces), weights)
+        vertices, faces, rigid_pieces(vertices, faces, sight, weights, solid.cell)
     )
-
-
-def _pieces(vertices: Points, faces: Indices) -> Indices:
-    """For each vertex (n,) which connected piece of the surface it belongs to."""
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    links = sparse.csr_array(
-        (np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
-    )
-    return np.asarray(csgraph.connected_components(links, directed=False)[1], dtype=np.int64)
-
-
-def _rigid_crumbs(vertices: Points, piece: Indices, weights: Points) -> Points:
-    """Give each small loose piece one set of weights: the mean of its vertices'."""
-    count = int(piece.max()) + 1
-    low = np.full((count, 3), np.inf)
-    high = np.full((count, 3), -np.inf)
-    np.minimum.at(low, piece, vertices)
-    np.maximum.at(high, piece, vertices)
-    small = (high - low).max(axis=1) <= _RIGID_PIECE
-    sizes = np.bincount(piece, minlength=count)
-    if not small.any() or small.all():
-        return weights
-    means = np.zeros((count, weights.shape[1]))
-    np.add.at(means, piece, weights)
-    means /= np.maximum(sizes, 1)[:, None]
-    rigid = small[piece]
-    result = weights.copy()
-    result[rigid] = means[piece[rigid]]
-    return result
 
 
 def weights_at(points: Points, surface: SkinnedSurface) -> Iterator[tuple[float, Points]]:
