@@ -7,6 +7,7 @@ import numpy as np
 from services.inference.checks import check_tree
 from services.inference.geometric.body_plan import Plan, body_plan
 from services.inference.geometric.bone_segments import bone_segments
+from services.inference.geometric.bundles import without_bundles
 from services.inference.geometric.chains import chain_skeleton, hind_fork, prop_skeleton
 from services.inference.geometric.curve_tree import CurveTree, prune, reroot, smooth
 from services.inference.geometric.draft import Draft
@@ -68,7 +69,7 @@ def predict_skeleton(mesh: Mesh, progress: Progress) -> Skeleton:
         if tree is None:
             tree = curve_skeleton(solid, False, _tracing(progress, 0.7))
         progress(0.85, "Placing the joints")
-        draft = _joints(_tidied(tree), solid, symmetric, (vertices, faces))
+        draft = _joints(_tidied(tree, solid), solid, symmetric, (vertices, faces))
     progress(1.0, "Skeleton ready")
     return draft.skeleton(frame)
 
@@ -142,9 +143,9 @@ def _mirrored_curves(solid: Solid, progress: Callable[[float], None]) -> CurveTr
     return unfold(half, solid) if half.points[0, 0] == 0.0 else None
 
 
-def _tidied(tree: CurveTree) -> CurveTree:
+def _tidied(tree: CurveTree, solid: Solid) -> CurveTree:
     shortest = 0.08
-    pruned = prune(tree, 1.75, shortest)
+    pruned = without_bundles(prune(tree, 1.75, shortest), solid)
     while len(pruned.tips) > _MOST_TIPS:
         shortest *= 1.4
         pruned = prune(pruned, 1.75, shortest)

@@ -183,6 +183,10 @@ def unfold(tree: CurveTree, solid: Solid, present: float = 0.6) -> CurveTree:
             if not sides[side][point]:
                 continue
             above = -1 if parent < 0 else int(copies[parent, column])
+            if above < 0 <= parent:  # a curve of one side that comes back to the plane
+                above = int(copies[parent].max())
+                if above < 0:
+                    continue
             copies[point, column] = len(points)
             points.append(tree.points[point] * np.array([side, 1.0, 1.0]))
             radii.append(float(tree.radii[point]))
