@@ -1,6 +1,7 @@
 """Skeletons of the geometric engine."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from services.inference.geometry import Float, Mesh, Skeleton
 from tests.generated_bodies import (
     as_mesh,
     beetle,
+    capsule,
     dog,
     dome,
     person,
@@ -266,3 +268,69 @@ def test_a_low_poly_fox_gets_four_legs_and_a_tail(models: Path) -> None:
         *("tail_1", "head", "ear_left_1", "ear_right_1"),
     ):
         assert chain in names
+
+
+def box(size: tuple[float, float, float], place: tuple[float, float, float]) -> trimesh.Trimesh:
+    mesh = trimesh.creation.box(size).subdivide()
+    mesh.apply_translation(place)
+    return mesh
+
+
+def sword() -> Mesh:
+    return as_mesh(
+        capsule((0, 0, 0), (0, 0.3, 0), 0.03),
+        box((0.12, 1.0, 0.04), (0, 0.8, 0)),
+        capsule((-0.25, 0.3, 0), (0.25, 0.3, 0), 0.03),
+    )
+
+
+def table() -> Mesh:
+    legs = [capsule((x, 0, z), (x, 0.7, z), 0.04) for x in (-0.5, 0.5) for z in (-0.3, 0.3)]
+    return as_mesh(box((1.3, 0.05, 0.9), (0, 0.72, 0)), *legs)
+
+
+@pytest.mark.parametrize(
+    "mesh", [sword(), table(), as_mesh(trimesh.creation.box((0.4, 1, 0.6)))], ids=str
+)
+def test_a_stiff_thing_has_one_joint_in_its_middle(mesh: Mesh) -> None:
+    skeleton = rig(mesh)
+    assert len(skeleton.names) == 1
+    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    assert np.linalg.norm(skeleton.heads[0] - middle) < 0.25 * mesh.extent
+
+
+def test_a_lamp_has_a_bone_for_each_arm_and_none_in_its_foot() -> None:
+    foot = trimesh.creation.cylinder(0.3, segment=[(0, 0, 0), (0, 0.03, 0)], sections=32)
+    skeleton = rig(
+        as_mesh(
+            foot,
+            capsule((0, 0, 0), (0, 0.7, -0.1), 0.03),
+            capsule((0, 0.7, -0.1), (0, 1.1, 0.4), 0.03),
+        )
+    )
+    assert len(skeleton.names) == 2
+    assert skeleton.heads[0, 1] < 0.15
+    np.testing.assert_allclose(skeleton.heads[1], (0, 0.7, -0.1), atol=0.08)
+
+
+def test_tongs_turn_where_their_arms_meet() -> None:
+    arms = [capsule((0, 1, 0), (x, 0, 0), 0.04) for x in (-0.3, 0.3)]
+    skeleton = rig(as_mesh(*arms))
+    assert len(skeleton.names) == 3
+    assert (skeleton.heads[:, 1] > 0.8).all()
+
+
+def test_a_snake_keeps_its_chain() -> None:
+    along = np.linspace(0, 1, 9)
+    places = [(0.15 * np.sin(7 * s), 0.05, 1.6 * s) for s in along]
+    skeleton = rig(as_mesh(*(capsule(a, b, 0.05) for a, b in pairwise(places))))
+    assert 7 <= len(skeleton.names) <= 14
+
+
+def test_a_fin_as_thin_as_a_sheet_has_one_chain_at_most() -> None:
+    fin = box((0.02, 0.45, 0.4), (0, 0.4, 0))
+    skeleton = rig(as_mesh(capsule((0, 0.1, -0.7), (0, 0.15, 0.7), 0.12), fin))
+    chains = {name.rsplit("_", 1)[0] for name in skeleton.names}
+    in_fin = skeleton.heads[:, 1] > 0.3
+    assert in_fin.sum() <= 3
+    assert len(chains) <= 4

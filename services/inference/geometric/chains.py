@@ -1,6 +1,7 @@
 """Skeletons of bodies without a standard: a chain of joints along every branch of the curves."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -8,7 +9,10 @@ from services.inference.geometric.body_plan import BodyPlan, Limb, Plan
 from services.inference.geometric.curve_tree import CurveTree
 from services.inference.geometric.draft import SHORTEST, Draft, chain_corners, limb_corners
 from services.inference.geometric.solid import Solid
-from services.inference.geometric.surface import Points
+from services.inference.geometric.surface import Indices, Points
+
+# The corners of a dense polyline that become joints; among them must be the given indices.
+Corners = Callable[[Points, list[int]], Indices]
 
 # Forks nearer to each other than this share one joint, body units.
 _SAME_FORK = 0.08
@@ -33,7 +37,7 @@ def hind_fork(tree: CurveTree, plan: BodyPlan) -> int:
     return min(standing, key=lambda e: plan.facing * tree.points[e.tips[0], 2]).fork
 
 
-def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
+def chain_skeleton(tree: CurveTree, plan: BodyPlan, corners_of: Corners = chain_corners) -> Draft:
     """A joint tree along all branches of a curve tree, rooted where its root is."""
     draft = Draft()
     paths = _branches(tree, plan)
@@ -42,7 +46,7 @@ def chain_skeleton(tree: CurveTree, plan: BodyPlan) -> Draft:
     animal = plan.plan is Plan.QUADRUPED
     joint_at: dict[int, int] = {}
     for path, name in zip(paths, names, strict=True):
-        _add_branch(draft, tree, path, name, path[-1] in legs, animal, joint_at)
+        _add_branch(draft, tree, path, name, path[-1] in legs, animal, joint_at, corners_of)
     if plan.plan is Plan.QUADRUPED:
         _name_neck_and_head(draft, tree, plan, paths[0], joint_at)
     return draft
@@ -105,6 +109,7 @@ def _add_branch(
     leg: bool,
     animal: bool,
     joint_at: dict[int, int],
+    corners_of: Corners,
 ) -> None:
     points = tree.points[path]
     if tree.length(path) < 2 * SHORTEST:
@@ -124,7 +129,7 @@ def _add_branch(
     if leg:
         corners = start + limb_corners(points[start:], _LEG_BONES)
     else:
-        corners = start + chain_corners(points[start:], _forks(tree, path, start))
+        corners = start + corners_of(points[start:], _forks(tree, path, start))
     if len(corners) < 2:
         joint_at.update(dict.fromkeys(path, parent))
         return

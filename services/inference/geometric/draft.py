@@ -73,11 +73,20 @@ def chain_corners(points: Points, fixed: list[int]) -> Indices:
     stops = sorted({0, len(points) - 1, *fixed})
     corners = [0]
     for start, end in pairwise(stops):
-        bends = _bends(points, start, end)
-        for a, b in zip([start, *bends], [*bends, end], strict=True):
-            length = float(travelled(points[a : b + 1])[-1])
-            corners += _divided(points, a, b, max(1, int(np.ceil(length / LONGEST))))
-    return _without_short_bones(points, corners, set(stops))
+        corners += [*_bends(points, start, end), end]
+    return divided(points, corners, LONGEST, set(stops))
+
+
+def divided(points: Points, bends: list[int], longest: float, fixed: set[int]) -> Indices:
+    """Corners at the bends of a dense polyline and, evenly, between those farther apart.
+
+    Those that are not fixed go where they would be too near to others.
+    """
+    corners = bends[:1]
+    for start, end in pairwise(bends):
+        length = float(travelled(points[start : end + 1])[-1])
+        corners += _divided(points, start, end, max(1, int(np.ceil(length / longest))))
+    return _without_short_bones(points, corners, fixed)
 
 
 def limb_corners(points: Points, bones: int) -> Indices:

@@ -28,6 +28,7 @@ from services.inference.geometric.surface import (
 )
 from services.inference.geometric.symmetry import SYMMETRIC, symmetric_frame
 from services.inference.geometric.teasar import curve_skeleton, fold, unfold
+from services.inference.geometric.things import stiff_skeleton, thing_skeleton
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
 
 Progress = Callable[[float, str], None]
@@ -60,7 +61,7 @@ def predict_skeleton(mesh: Mesh, progress: Progress) -> Skeleton:
     solid = bounded_voxels(vertices, faces)
     progress(0.5, "Looking for limbs")
     if convexity(solid) > _CONVEX:
-        draft = prop_skeleton(solid)
+        draft = stiff_skeleton((vertices, faces))
     else:
         tree = None
         if overlap >= SYMMETRIC:
@@ -156,9 +157,12 @@ def _joints(
     tree: CurveTree, solid: Solid, symmetric: bool, surface: tuple[Points, Indices]
 ) -> Draft:
     # Curves of sheets run everywhere; a thing of a few wires has few tips.
-    if len(tree.tips) < 2 or (len(tree.tips) > 8 and is_sheet(solid)):
+    if len(tree.tips) > 8 and is_sheet(solid):
         return prop_skeleton(solid)
     plan = body_plan(tree, solid, symmetric)
+    thing = thing_skeleton(tree, plan, solid, surface)
+    if thing is not None:
+        return thing
     if plan.plan is Plan.BIPED:
         humanoid = humanoid_skeleton(tree, plan, fold(solid), surface)
         if humanoid is not None:

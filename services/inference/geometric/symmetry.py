@@ -23,18 +23,18 @@ def symmetric_frame(frame: BodyFrame, vertices: Points, faces: Indices) -> tuple
     centres = solid.centres
     middle = centres.mean(axis=0)
     yaws = np.radians(np.arange(-88.0, 92.0, 4.0))
-    scores = np.array([_best_overlap(solid, centres, middle, yaw)[0] for yaw in yaws])
+    scores = np.array([_best_overlap(solid, centres, middle, _across(yaw))[0] for yaw in yaws])
     rough = float(yaws[scores.argmax()])
     fine = rough + np.radians(np.arange(-3.0, 4.0, 1.0))
-    fine_scores = [_best_overlap(solid, centres, middle, yaw)[0] for yaw in fine]
+    fine_scores = [_best_overlap(solid, centres, middle, _across(yaw))[0] for yaw in fine]
     yaw = float(fine[int(np.argmax(fine_scores))])
     best = max(fine_scores)
     for preferred in (0.0, np.pi / 2):
-        if _best_overlap(solid, centres, middle, preferred)[0] >= best - _PRIOR:
+        if _best_overlap(solid, centres, middle, _across(preferred))[0] >= best - _PRIOR:
             yaw = preferred
             break
-    overlap, offset = _best_overlap(solid, centres, middle, yaw)
-    normal = np.array([np.cos(yaw), 0.0, np.sin(yaw)])
+    overlap, offset = _best_overlap(solid, centres, middle, _across(yaw))
+    normal = _across(yaw)
     on_plane = np.array([0.0, 0.0, 0.0])
     if overlap >= SYMMETRIC:
         on_plane = normal * float(normal @ middle + offset)
@@ -43,9 +43,20 @@ def symmetric_frame(frame: BodyFrame, vertices: Points, faces: Indices) -> tuple
     return BodyFrame(frame.centre + on_plane / frame.scale, frame.scale, yaw), overlap
 
 
-def _best_overlap(solid: Solid, centres: Points, middle: Points, yaw: float) -> tuple[float, float]:
+def _across(yaw: float) -> Points:
+    return np.array([np.cos(yaw), 0.0, np.sin(yaw)])
+
+
+def mirror_overlap(solid: Solid, normal: Points) -> float:
+    """The share of the voxels that have a mirror image, for a plane through the middle."""
+    centres = solid.centres
+    return _best_overlap(solid, centres, centres.mean(axis=0), normal)[0]
+
+
+def _best_overlap(
+    solid: Solid, centres: Points, middle: Points, normal: Points
+) -> tuple[float, float]:
     """The overlap with its mirror image, best over small shifts of the plane: (share, shift)."""
-    normal = np.array([np.cos(yaw), 0.0, np.sin(yaw)])
     best = (-1.0, 0.0)
     for step in (0, -1, 1, -2, 2, -3, 3):
         shift = step * solid.cell / 2
