@@ -108,6 +108,23 @@ def dog() -> Mesh:
     return as_mesh(*parts)
 
 
+def swan() -> Mesh:
+    """A bird that stands with its flat wings spread, 1.8 m wide, facing +Z."""
+    parts = [
+        capsule((0, 0.5, -0.1), (0, 0.55, 0.15), 0.13),
+        capsule((0, 0.6, 0.2), (0, 0.95, 0.3), 0.045),
+        capsule((0, 0.95, 0.3), (0, 0.93, 0.45), 0.04),
+        capsule((0, 0.5, -0.2), (0, 0.5, -0.5), 0.05),
+    ]
+    for side in (1, -1):
+        arm = capsule((side * 0.1, 0.6, 0.1), (side * 0.9, 0.6, 0.1), 0.03)
+        feathers = trimesh.creation.box((0.8, 0.03, 0.3))
+        leg = capsule((side * 0.08, 0.45, 0), (side * 0.08, 0.03, 0), 0.03)
+        foot = capsule((side * 0.08, 0.03, 0), (side * 0.08, 0.03, 0.12), 0.03)
+        parts += [arm, feathers.apply_translation((side * 0.5, 0.6, -0.05)), leg, foot]
+    return as_mesh(*parts)
+
+
 def two_quads() -> Mesh:
     """Two flat squares that touch nowhere."""
     square = np.array([[0, 0, 0], [0.4, 0, 0], [0.4, 0.4, 0], [0, 0.4, 0]])

@@ -1,5 +1,6 @@
 """Skeletons of the geometric engine."""
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import trimesh
 
 from services.inference.checks import check_skeleton
+from services.inference.geometric.draft import joint_places
 from services.inference.geometric.engine import predict_skeleton
 from services.inference.geometry import Float, Mesh, Skeleton
 from tests.generated_bodies import (
@@ -19,6 +21,7 @@ from tests.generated_bodies import (
     dome,
     person,
     person_with_hands,
+    swan,
     triangles,
     two_quads,
 )
@@ -151,16 +154,16 @@ def test_the_legs_of_an_animal_hang_from_its_spine() -> None:
     assert abs(head_of(skeleton, "root")[2] + 0.38) < 0.06
 
 
-def test_each_leg_of_an_insect_has_four_joints() -> None:
+def test_each_leg_of_an_insect_has_three_joints() -> None:
     skeleton = rig(beetle())
     legs = [name for name in skeleton.names if name.startswith("leg_")]
     assert set(legs) == {
         f"leg_{pair}_{side}_{joint}"
         for pair in (1, 2, 3)
         for side in ("left", "right")
-        for joint in (1, 2, 3, 4)
+        for joint in (1, 2, 3)
     }
-    assert len(skeleton.names) < len(legs) + 8
+    assert len(skeleton.names) < len(legs) + 4
     assert abs(head_of(skeleton, "root")[0]) < 0.01
 
 
@@ -182,6 +185,43 @@ def test_an_animal_on_four_legs_gets_legs_neck_head_and_tail_rooted_at_the_hips(
     assert head_of(skeleton, "head")[2] > 0.4
     assert head_of(skeleton, "leg_front_left_1")[0] > 0
     assert head_of(skeleton, "leg_back_left_1")[2] < 0
+
+
+def test_a_dog_that_steps_out_gets_the_same_joints_as_one_that_stands() -> None:
+    mesh = dog()
+    standing = mesh.vertices
+    low = np.clip(0.5 - standing[:, 1], 0.0, None)
+    front, left = standing[:, 2] > 0.1, standing[:, 0] > 0.0
+    stepping = standing + np.outer(low * np.where(front == left, 0.5, -0.3), [0.0, 0.0, 1.0])
+    names = set(rig(mesh).names)
+    assert names == set(rig(triangles(stepping, mesh.faces)).names)
+    assert "leg_back_right_4" in names
+
+
+def test_a_bird_gets_wings_along_their_leading_edge_two_legs_and_a_tail() -> None:
+    skeleton = rig(swan())
+    chains = Counter(name.rstrip("0123456789").rstrip("_") for name in skeleton.names)
+    sides = ("left", "right")
+    assert chains == {
+        **dict.fromkeys(("root", "spine", "head", "tail"), 1),
+        "neck": 2,
+        **{f"{limb}_{side}": 3 for limb in ("wing", "leg") for side in sides},
+    }
+    for joint, x in (("wing_left_2", 0.4), ("wing_right_2", -0.4), ("wing_left_3", 0.65)):
+        np.testing.assert_allclose(head_of(skeleton, joint), (x, 0.6, 0.07), atol=0.07)
+    assert head_of(skeleton, "leg_left_3")[1] < 0.1
+    assert head_of(skeleton, "tail_1")[2] < -0.15
+
+
+def test_a_joint_is_where_its_bones_meet_though_the_curve_cuts_the_corner() -> None:
+    shares = np.linspace(0.0, 1.0, 21)[:, None]
+    corner = np.array([0.0, 0.5, 0.0])
+    before, after = corner * shares, corner + shares * [0.0, 0.0, 0.5]
+    curve = np.concatenate([before[:-3], after[3:]])
+    cut = len(before) - 3
+    places = joint_places(curve, np.array([0, cut, len(curve) - 1]))
+    np.testing.assert_allclose(places[1], corner, atol=0.01)
+    np.testing.assert_array_equal(places[[0, 2]], curve[[0, -1]])
 
 
 @pytest.mark.parametrize(
@@ -264,7 +304,7 @@ def test_a_low_poly_fox_gets_four_legs_and_a_tail(models: Path) -> None:
     fox = trimesh.load_scene(models / "fox.glb").to_mesh()
     names = rig(triangles(fox.vertices, fox.faces)).names
     for chain in (
-        *("leg_front_left_4", "leg_front_right_4", "leg_back_left_4", "leg_back_right_4"),
+        *("leg_front_left_3", "leg_front_right_3", "leg_back_left_4", "leg_back_right_4"),
         *("tail_1", "head", "ear_left_1", "ear_right_1"),
     ):
         assert chain in names

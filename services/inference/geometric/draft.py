@@ -13,8 +13,11 @@ from services.inference.geometry import Skeleton
 TOLERANCE = 0.03
 LONGEST = 0.24
 SHORTEST = 0.03
-# The bends of a limb are apart by more than this share of its length.
-_APART = 0.04
+# Joints of pieces of so many points whose directions' cosine is less than this are moved to where
+# the bones meet, by so much at most, body units.
+_SHORTEST_PIECE = 5
+_CLEAR_TURN = 0.9
+_FARTHEST = 0.08
 
 
 @dataclass
@@ -89,16 +92,19 @@ def divided(points: Points, bends: list[int], longest: float, fixed: set[int]) -
     return _without_short_bones(points, corners, fixed)
 
 
-def limb_corners(points: Points, bones: int) -> Indices:
-    """Like chain_corners, for a limb of so many bones: its clearest bends, the rest evenly."""
+def limb_corners(points: Points, bones: int, spacing: float = 0.04) -> Indices:
+    """Like chain_corners, for a limb of so many bones: its clearest bends, the rest evenly.
+
+    spacing: the share of the limb's length by which bends are apart.
+    """
     along = travelled(points)
-    apart = _APART * along[-1]
+    apart = spacing * along[-1]
     corners = [0, len(points) - 1]
     while len(corners) <= bones:
         bends = [
             (distance, split)
             for start, end in pairwise(corners)
-            for split, distance in [_bend(points, start, end)]
+            for split, distance in [bend(points, start, end)]
             if distance > TOLERANCE
             and min(along[split] - along[start], along[end] - along[split]) > apart
         ]
@@ -115,14 +121,54 @@ def limb_corners(points: Points, bones: int) -> Indices:
     return _without_short_bones(points, divided, {0, len(points) - 1})
 
 
+def even_corners(points: Points, bones: int) -> Indices:
+    """Which points of a dense polyline divide it into so many bones of one length."""
+    return _without_short_bones(
+        points, [0, *_divided(points, 0, len(points) - 1, bones)], {0, len(points) - 1}
+    )
+
+
+def joint_places(points: Points, corners: Indices) -> Points:
+    """Where the joints at corners of a dense polyline are, (n, 3).
+
+    A medial curve cuts corners; the bones on both sides of a clear bend meet farther out.
+    """
+    places = points[corners]
+    pieces = [points[a : b + 1] for a, b in pairwise(corners)]
+    for place, (before, after) in enumerate(pairwise(pieces), 1):
+        if min(len(before), len(after)) < _SHORTEST_PIECE:
+            continue
+        (start, along), (end, onwards) = _middle_line(before), _middle_line(after)
+        cosine = float(along @ onwards)
+        if abs(cosine) > _CLEAR_TURN:
+            continue
+        # Where the two lines are nearest to each other.
+        way = end - start
+        ahead = np.array([way @ along, way @ onwards])
+        first, second = np.linalg.solve([[1.0, -cosine], [cosine, -1.0]], ahead)
+        meeting = (start + first * along + end + second * onwards) / 2
+        away = meeting - places[place]
+        places[place] += away * min(1.0, _FARTHEST / max(float(np.linalg.norm(away)), 1e-9))
+    return places
+
+
+def _middle_line(points: Points) -> tuple[Points, Points]:
+    """The middle (3,) and direction (3,) of a piece of a curve without its ends."""
+    quarter = len(points) // 4
+    inner = points[quarter : len(points) - quarter]
+    middle = inner.mean(axis=0)
+    direction = np.linalg.svd(inner - middle)[2][0]
+    return middle, direction * (1.0 if direction @ (points[-1] - points[0]) >= 0.0 else -1.0)
+
+
 def _bends(points: Points, start: int, end: int) -> list[int]:
-    split, distance = _bend(points, start, end)
+    split, distance = bend(points, start, end)
     if distance <= TOLERANCE:
         return []
     return [*_bends(points, start, split), split, *_bends(points, split, end)]
 
 
-def _bend(points: Points, start: int, end: int) -> tuple[int, float]:
+def bend(points: Points, start: int, end: int) -> tuple[int, float]:
     """The point that leaves the straight line the most, and by how much."""
     if end - start < 2:
         return start, 0.0

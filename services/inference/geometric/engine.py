@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 from services.inference.checks import check_tree
+from services.inference.geometric.animal import animal_skeleton, root_of
 from services.inference.geometric.body_plan import Plan, body_plan
 from services.inference.geometric.bone_segments import bone_segments
 from services.inference.geometric.bundles import without_bundles
-from services.inference.geometric.chains import chain_skeleton, hind_fork, prop_skeleton
+from services.inference.geometric.chains import chain_skeleton, prop_skeleton
 from services.inference.geometric.curve_tree import CurveTree, prune, reroot, smooth
 from services.inference.geometric.draft import Draft
 from services.inference.geometric.humanoid import humanoid_skeleton
@@ -70,7 +71,9 @@ def predict_skeleton(mesh: Mesh, progress: Progress) -> Skeleton:
         if tree is None:
             tree = curve_skeleton(solid, False, _tracing(progress, 0.7))
         progress(0.85, "Placing the joints")
-        draft = _joints(_tidied(tree, solid), solid, symmetric, (vertices, faces))
+        draft = _joints(
+            _tidied(tree, solid), solid, symmetric, (vertices, faces), _tracing(progress, 0.85)
+        )
     progress(1.0, "Skeleton ready")
     return draft.skeleton(frame)
 
@@ -154,7 +157,11 @@ def _tidied(tree: CurveTree, solid: Solid) -> CurveTree:
 
 
 def _joints(
-    tree: CurveTree, solid: Solid, symmetric: bool, surface: tuple[Points, Indices]
+    tree: CurveTree,
+    solid: Solid,
+    symmetric: bool,
+    surface: tuple[Points, Indices],
+    progress: Callable[[float], None],
 ) -> Draft:
     # Curves of sheets run everywhere; a thing of a few wires has few tips.
     if len(tree.tips) > 8 and is_sheet(solid):
@@ -163,14 +170,19 @@ def _joints(
     thing = thing_skeleton(tree, plan, solid, surface)
     if thing is not None:
         return thing
-    if plan.plan is Plan.BIPED:
+    if symmetric and plan.legs(1) and plan.plan in (Plan.BIPED, Plan.BIRD):
         humanoid = humanoid_skeleton(tree, plan, fold(solid), surface)
         if humanoid is not None:
             return humanoid
+    if symmetric and any(limb.grounded and limb.side and not limb.paired for limb in plan.limbs):
+        # The sides stand differently, however alike they are elsewhere.
+        tree, symmetric = _tidied(curve_skeleton(solid, False, progress), solid), False
+        plan = body_plan(tree, solid, symmetric)
     if plan.plan is Plan.QUADRUPED:
-        tree = straightened(tree, plan, fold(solid))
+        tree = straightened(tree, plan, fold(solid) if symmetric else solid)
         plan = body_plan(tree, solid, symmetric)
-    if plan.plan in (Plan.BIPED, Plan.QUADRUPED):
-        tree = reroot(tree, hind_fork(tree, plan))
-        plan = body_plan(tree, solid, symmetric)
-    return chain_skeleton(tree, plan)
+    if plan.plan is Plan.GENERIC:
+        return chain_skeleton(tree)
+    tree = reroot(tree, root_of(tree, plan))
+    plan = body_plan(tree, solid, symmetric)
+    return animal_skeleton(tree, plan, solid)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from services.inference.geometric.body_plan import BodyPlan, Limb
+from services.inference.geometric.body_plan import BodyPlan, Limb, limb_path
 from services.inference.geometric.curve_tree import CurveTree, keep_points, reroot, travelled
 from services.inference.geometric.humanoid_limbs import bare_leg
 from services.inference.geometric.solid import Solid
@@ -39,15 +39,14 @@ class _LegEnd:
     top: Points
 
 
-def straightened(tree: CurveTree, plan: BodyPlan, folded: Solid) -> CurveTree:
+def straightened(tree: CurveTree, plan: BodyPlan, solid: Solid) -> CurveTree:
     """The curves of an animal with each leg hung from the spine above it, and the spine along the
     back, rooted above the hind legs. Curves that end in the belly are left out.
 
-    folded is the body united with its mirror image. Where a leg sprawls, or cannot be told from
-    the trunk, the tree is returned as it is.
+    Where a leg sprawls, or cannot be told from the trunk, the tree is returned as it is.
     """
     legs = [leg for side in (1, -1) for leg in plan.legs(side)]
-    ends = [end for leg in legs if (end := _leg_end(tree, leg, folded))]
+    ends = [end for leg in legs if (end := _leg_end(tree, leg, solid))]
     if len(ends) < len(legs):
         return tree
     depths = sorted((float(end.top[2]) for end in ends), key=lambda z: plan.facing * z)
@@ -55,9 +54,9 @@ def straightened(tree: CurveTree, plan: BodyPlan, folded: Solid) -> CurveTree:
     if abs(front - hind) < _SHORTEST_BACK:
         return tree
     tips = tree.tips
-    tree, trunk = _with_trunk(tree, plan.facing, hind)
+    tree, trunk = _with_trunk(tree, plan, hind)
     points, parents = tree.points.copy(), tree.parents.copy()
-    points[trunk, 1] += _rise(points[trunk], folded, hind, front)
+    points[trunk, 1] += _rise(points[trunk], solid, hind, front)
     for end in ends:
         above = _above(points, trunk, end.top)
         points[end.point] = end.top
@@ -66,7 +65,7 @@ def straightened(tree: CurveTree, plan: BodyPlan, folded: Solid) -> CurveTree:
     hung = CurveTree(points, tree.radii, parents)
     root = hung.path_up(min(ends, key=lambda e: plan.facing * e.top[2]).point)[1]
     ahead = plan.facing * (points[tips, 2] - hind) / abs(front - hind)
-    belly = (points[tips, 0] == 0.0) & (ahead > 0.0) & (ahead < 1.0)
+    belly = plan.central[tips] & (ahead > 0.0) & (ahead < 1.0)
     belly &= points[tips, 1] < points[root, 1]
     return _leading_to(points[tips][~belly], reroot(hung, root))
 
@@ -81,12 +80,11 @@ def _leading_to(ends: Points, tree: CurveTree) -> CurveTree:
     return keep_points(tree, kept)
 
 
-def _leg_end(tree: CurveTree, leg: Limb, folded: Solid) -> _LegEnd | None:
-    path = tree.path_up(leg.tips[0])
-    path = path[: path.index(leg.fork)]
-    outwards = tree.points[path]
-    outwards[:, 0] = np.abs(outwards[:, 0])
-    bare = bare_leg(folded, outwards)
+def _leg_end(tree: CurveTree, leg: Limb, solid: Solid) -> _LegEnd | None:
+    path = limb_path(tree, leg)[:-1]
+    outwards = tree.points[path] * np.array([leg.side, 1.0, 1.0])
+    own_side = Solid(solid.filled[:: leg.side], solid.origin, solid.cell)
+    bare = bare_leg(own_side, outwards)
     if bare is None:
         return None
     inside = np.flatnonzero(outwards[:, 1] >= bare.crotch)
@@ -98,18 +96,18 @@ def _leg_end(tree: CurveTree, leg: Limb, folded: Solid) -> _LegEnd | None:
     return _LegEnd(path[place], top * np.array([leg.side, 1.0, 1.0]))
 
 
-def _with_trunk(tree: CurveTree, facing: int, hind: float) -> tuple[CurveTree, list[int]]:
-    """The tree and its points from the hindmost on the mirror plane to the foremost; where those
-    end before the hind legs, one more is added above them."""
-    central = np.flatnonzero(tree.points[:, 0] == 0.0)
-    lead = facing * tree.points[central, 2]
+def _with_trunk(tree: CurveTree, plan: BodyPlan, hind: float) -> tuple[CurveTree, list[int]]:
+    """The tree and its points from the hindmost of the trunk to the foremost; where those end
+    before the hind legs, one more is added above them."""
+    central = np.flatnonzero(plan.central)
+    lead = plan.facing * tree.points[central, 2]
     back = tree.path_up(int(central[lead.argmin()]))
     fore = tree.path_up(int(central[lead.argmax()]))
     shared = next(point for point in back if point in set(fore))
     trunk = [*back[: back.index(shared) + 1], *reversed(fore[: fore.index(shared)])]
-    if facing * (tree.points[trunk[0], 2] - hind) <= 0.0:
+    if plan.facing * (tree.points[trunk[0], 2] - hind) <= 0.0:
         return tree, trunk
-    end = np.array([0.0, tree.points[trunk[0], 1], hind])
+    end = np.array([*tree.points[trunk[0], :2], hind])
     longer = CurveTree(
         points=np.vstack([tree.points, end]),
         radii=np.append(tree.radii, tree.radii[trunk[0]]),
@@ -118,7 +116,7 @@ def _with_trunk(tree: CurveTree, facing: int, hind: float) -> tuple[CurveTree, l
     return longer, [len(tree.parents), *trunk]
 
 
-def _rise(trunk: Points, folded: Solid, hind: float, front: float) -> Points:
+def _rise(trunk: Points, solid: Solid, hind: float, front: float) -> Points:
     """How much higher than a trunk's points (n, 3) the spine is, (n,)."""
     way = (trunk[:, 2] - hind) / (front - hind)
     spine = (way >= 0.0) & (way <= 1.0)
@@ -128,10 +126,7 @@ def _rise(trunk: Points, folded: Solid, hind: float, front: float) -> Points:
     first, last = np.flatnonzero(spine)[[0, -1]]
     between = slice(first, last + 1)
     depths = hind + np.clip(way[between], *_BACK) * (front - hind)
-    heights = [
-        _spine_height(folded, np.array([0.0, np.interp(z, *_by_depth(trunk[between])), z]))
-        for z in depths
-    ]
+    heights = [_spine_height(solid, np.array([*_at_depth(trunk[between], z), z])) for z in depths]
     rise[between] = ndimage.uniform_filter1d(heights, 5, mode="nearest") - trunk[between, 1]
     along = travelled(trunk)
     beyond = np.maximum(along[first] - along, along - along[last]).clip(0.0)
@@ -139,9 +134,10 @@ def _rise(trunk: Points, folded: Solid, hind: float, front: float) -> Points:
     return np.asarray(rise[nearest] * (1.0 - beyond / _RETURN).clip(0.0))
 
 
-def _by_depth(points: Points) -> tuple[Points, Points]:
+def _at_depth(points: Points, z: float) -> list[float]:
+    """x and y of a curve (n, 3) at a depth."""
     order = points[:, 2].argsort()
-    return points[order, 2], points[order, 1]
+    return [float(np.interp(z, points[order, 2], points[order, axis])) for axis in (0, 1)]
 
 
 def _spine_height(solid: Solid, point: Points) -> float:

@@ -7,6 +7,8 @@ from services.inference.geometric.surface import BodyFrame, Indices, Points
 
 # A body counts as symmetric from this share of its voxels that have a mirror image.
 SYMMETRIC = 0.8
+# A body in a pose that its two sides do not share still has a plane, from this share on.
+_NEARLY = 0.55
 
 _COARSE_RESOLUTION = 40
 _PRIOR = 0.03
@@ -36,7 +38,7 @@ def symmetric_frame(frame: BodyFrame, vertices: Points, faces: Indices) -> tuple
     overlap, offset = _best_overlap(solid, centres, middle, _across(yaw))
     normal = _across(yaw)
     on_plane = np.array([0.0, 0.0, 0.0])
-    if overlap >= SYMMETRIC:
+    if overlap >= _NEARLY:
         on_plane = normal * float(normal @ middle + offset)
     else:
         yaw = 0.0

@@ -5,7 +5,6 @@ from two sides. A table is a plate on straight legs. What turns sharply, or stan
 on nothing but legs, has its joints at bends and forks.
 """
 
-from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -67,7 +66,7 @@ def thing_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid, surface: Surfa
     if _is_table(tree, plan) or not tree.tips:
         return stiff_skeleton(surface)
     if plan.plan is Plan.BIPED and _legs_alone(tree, plan):
-        return _jointed(tree, plan, np.inf)
+        return _jointed(tree, np.inf)
     if plan.plan is not Plan.GENERIC:
         return None
     if _is_stiff(tree, solid):
@@ -80,14 +79,14 @@ def thing_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid, surface: Surfa
     tree = prune(reroot(tree, lowest), 1.0, SHORTEST)
     if len(tree.tips) == 1:
         pieces = _of_straight_pieces(_without_ends(tree).points)
-        return _jointed(tree, plan, np.inf) if pieces else None
+        return _jointed(tree, np.inf) if pieces else None
     fork = next(point for point, below in enumerate(tree.children) if len(below) > 1)
     if (tree.points[tree.tips, 1] > tree.points[fork, 1]).all():
-        return _jointed(tree, plan, _LONGEST_PIECE)
+        return _jointed(tree, _LONGEST_PIECE)
     return None
 
 
-def _jointed(tree: CurveTree, plan: BodyPlan, longest: float) -> Draft:
+def _jointed(tree: CurveTree, longest: float) -> Draft:
     """A bone for each piece between forks and sharp bends, or several for one that is longer."""
     tree = _without_ends(tree)
 
@@ -95,7 +94,7 @@ def _jointed(tree: CurveTree, plan: BodyPlan, longest: float) -> Draft:
         stops = sorted({0, *forks, *_sharp_bends(points), len(points) - 1})
         return divided(points, stops, longest, set(stops))
 
-    return chain_skeleton(tree, replace(plan, limbs=()), corners)
+    return chain_skeleton(tree, corners)
 
 
 def _without_ends(tree: CurveTree) -> CurveTree:
