@@ -14,6 +14,7 @@ from services.inference.geometric.draft import joint_places
 from services.inference.geometric.engine import predict_skeleton
 from services.inference.geometry import Float, Mesh, Skeleton
 from tests.generated_bodies import (
+    Vector,
     as_mesh,
     beetle,
     capsule,
@@ -374,3 +375,49 @@ def test_a_fin_as_thin_as_a_sheet_has_one_chain_at_most() -> None:
     in_fin = skeleton.heads[:, 1] > 0.3
     assert in_fin.sum() <= 3
     assert len(chains) <= 4
+
+
+def ring(place: Vector, radius: float, thickness: float) -> list[trimesh.Trimesh]:
+    """An upright ring of capsules across z."""
+    angles = np.linspace(0, 2 * np.pi, 14)
+    x, y = place[0] + radius * np.cos(angles), place[1] + radius * np.sin(angles)
+    places = [(float(a), float(b), place[2]) for a, b in zip(x, y, strict=True)]
+    return [capsule(a, b, thickness) for a, b in pairwise(places)]
+
+
+def test_what_is_alike_from_before_and_behind_is_stiff_whatever_its_parts() -> None:
+    wheels = [(x, 0.2, z) for x in (-0.4, 0.4) for z in (-0.6, 0.6)]
+    car = as_mesh(
+        box((0.8, 0.4, 2), (0, 0.5, 0)),
+        box((0.8, 0.4, 1), (0, 0.8, 0)),
+        *(capsule((x - 0.05, y, z), (x + 0.05, y, z), 0.2) for x, y, z in wheels),
+    )
+    assert len(rig(car).names) == 1
+
+
+def test_nothing_turns_within_a_loop() -> None:
+    upright = capsule((0, 0, 0), (0, 1, 0), 0.05)
+    bent = capsule((0, 0, 0), (0.2, 0, 0.7), 0.05)
+    skeleton = rig(as_mesh(*ring((0, 1.25, 0), 0.25, 0.04), upright, bent))
+    assert len(skeleton.names) <= 4
+    assert (skeleton.heads[:, 1] < 1.1).all()
+
+
+def test_a_bulky_thing_has_no_joints_in_what_hardly_sticks_out() -> None:
+    pedestal = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
+    pedestal.apply_translation((0, 0.4, 0))
+    knobs = [capsule((0, 0.4, 0), (x, 0.5, z), 0.1) for x, z in ((0.7, 0.1), (-0.6, 0.4))]
+    skeleton = rig(as_mesh(pedestal, capsule((0, 0.4, 0), (0.1, 2, 0.1), 0.15), *knobs))
+    assert len(skeleton.names) <= 5
+    assert (np.abs(skeleton.heads[:, 0]) < 0.4).all()
+
+
+def test_a_fish_has_a_spine_and_few_bones_in_its_fins() -> None:
+    girth = {-0.8: 0.05, -0.4: 0.08, 0.0: 0.12, 0.4: 0.15}
+    body = [capsule((0, 0, z), (0, 0, z + 0.4), radius) for z, radius in girth.items()]
+    fins = [box((0.7, 0.05, 0.2), (side * 0.4, 0, 0.4)) for side in (1, -1)]
+    tail = box((0.05, 0.5, 0.2), (0, 0.1, -0.85))
+    skeleton = rig(as_mesh(*body, *fins, tail))
+    beside = np.abs(skeleton.heads[:, 0]) > 0.05
+    assert 2 <= beside.sum() <= 4
+    assert 5 <= (~beside).sum() <= 10

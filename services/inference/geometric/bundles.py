@@ -11,8 +11,8 @@ from scipy import ndimage
 from scipy.sparse import csgraph
 
 from services.inference.geometric.curve_tree import CurveTree, keep_points, travelled
-from services.inference.geometric.solid import Solid
-from services.inference.geometric.surface import Points
+from services.inference.geometric.solid import Bits, Solid
+from services.inference.geometric.surface import Indices, Points
 
 # Two curves are looked at from where they part, in so many places each; lines between these that
 # lie in the body by this share say that nothing parts the curves.
@@ -31,13 +31,8 @@ _ALIKE = 0.6
 def without_bundles(tree: CurveTree, solid: Solid) -> CurveTree:
     """The tree with one curve for each bundle, and none for what lies around its start."""
     tips = sorted(tree.tips, key=lambda t: (-tree.length(tree.path_up(t)), t))
-    paths = [tree.path_up(tip)[::-1] for tip in tips]
-    thick = replace(solid, filled=np.asarray(ndimage.binary_dilation(solid.filled)))
-    together = np.eye(len(paths), dtype=bool)
-    for one, other in combinations(range(len(paths)), 2):
-        together[one, other] = together[other, one] = _together(
-            tree, solid, thick, paths[one], paths[other]
-        )
+    paths = [np.array(tree.path_up(tip)[::-1]) for tip in tips]
+    together = _together(tree, solid, paths)
     points = tree.points.copy()
     kept = np.zeros(len(tree.parents), dtype=bool)
     kept[0] = True
@@ -68,7 +63,7 @@ def without_bundles(tree: CurveTree, solid: Solid) -> CurveTree:
     return keep_points(replace(tree, points=points), kept)
 
 
-def _fan(tree: CurveTree, paths: list[list[int]]) -> tuple[int, Points]:
+def _fan(tree: CurveTree, paths: list[Indices]) -> tuple[int, Points]:
     """The place on the first of some paths where all part, and their tips from there, (n, 3)."""
     fork = min((_parting(paths[0], path) for path in paths[1:]), default=len(paths[0])) - 1
     tips = [path[-1] for path in paths]
@@ -85,36 +80,47 @@ def _snapped(end: Points, cell: float) -> Points:
     return np.asarray(end * np.array([float(abs(end[0]) > cell), 1.0, 1.0]))
 
 
-def _parting(path: list[int], other: list[int]) -> int:
+def _parting(path: Indices, other: Indices) -> int:
     """How many points from the root two paths have in common."""
-    shared = 0
-    while shared < min(len(path), len(other)) and path[shared] == other[shared]:
-        shared += 1
-    return shared
+    common = min(len(path), len(other))
+    differ = path[:common] != other[:common]
+    return int(differ.argmax()) if differ.any() else common
 
 
-def _together(
-    tree: CurveTree, solid: Solid, thick: Solid, path: list[int], other: list[int]
-) -> bool:
-    """Whether the body fills what lies between two paths from where they part."""
-    start = _parting(path, other) - 1
-    a, b = _spread(tree.points[path[start:]]), _spread(tree.points[other[start:]])
-    if min(_cosine(a[-1] - a[n], b[-1] - b[n]) for n in (0, _PLACES // 2)) < _OPPOSITE:
-        return False
-    if solid.holds((a[1:] + b[1:]) / 2).sum() < _PLACES - 1:
-        return False
+def _together(tree: CurveTree, solid: Solid, paths: list[Indices]) -> Bits:
+    """Whether the body fills what lies between two paths from where they part, (n, n)."""
+    together = np.eye(len(paths), dtype=bool)
+    along = [travelled(tree.points[path]) for path in paths]
+    pairs, ones, others = [], [], []
+    for one, other in combinations(range(len(paths)), 2):
+        start = _parting(paths[one], paths[other]) - 1
+        a, b = (
+            tree.points[paths[number][_spread(along[number], start)]] for number in (one, other)
+        )
+        if min(_cosine(a[-1] - a[n], b[-1] - b[n]) for n in (0, _PLACES // 2)) >= _OPPOSITE:
+            pairs.append((one, other))
+            ones.append(a[1:])
+            others.append(b[1:])
+    if not pairs:
+        return together
+    a, b = np.array(ones), np.array(others)
+    between = solid.holds(((a + b) / 2).reshape(-1, 3)).reshape(-1, _PLACES)
+    chosen = np.flatnonzero(between.sum(axis=1) >= _PLACES - 1)
+    thick = replace(solid, filled=np.asarray(ndimage.binary_dilation(solid.filled)))
     share = np.linspace(0.0, 1.0, _SAMPLES)[:, None, None, None]
-    lines = a[1:, None] + share * (b[None, 1:] - a[1:, None])
-    inside = thick.holds(lines.reshape(-1, 3)).reshape(_SAMPLES, -1)
-    return bool((inside.mean(axis=0) >= _FILLED).all())
+    for pair in chosen:
+        lines = a[pair, :, None] + share * (b[pair, None] - a[pair, :, None])
+        inside = thick.holds(lines.reshape(-1, 3)).reshape(_SAMPLES, -1)
+        one, other = pairs[pair]
+        together[one, other] = together[other, one] = (inside.mean(axis=0) >= _FILLED).all()
+    return together
 
 
 def _cosine(a: Points, b: Points) -> float:
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 
-def _spread(points: Points) -> Points:
-    """_PLACES + 1 points along a curve, evenly, with both ends."""
-    along = travelled(points)
-    wanted = along[-1] * np.arange(_PLACES + 1) / _PLACES
-    return np.asarray(points[np.searchsorted(along, wanted - 1e-9).clip(0, len(points) - 1)])
+def _spread(along: Points, start: int) -> Indices:
+    """_PLACES + 1 places on a curve from start on, evenly, with both ends; along: (n,)."""
+    wanted = along[start] + (along[-1] - along[start]) * np.arange(_PLACES + 1) / _PLACES
+    return np.asarray(np.searchsorted(along, wanted - 1e-9).clip(start, len(along) - 1))

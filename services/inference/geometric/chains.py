@@ -22,14 +22,19 @@ def side_name(side: int, facing: int) -> str:
     return {0: "centre", 1: "left", -1: "right"}[side * facing]
 
 
-def chain_skeleton(tree: CurveTree, corners_of: Corners = chain_corners) -> Draft:
-    """A joint tree along all branches of a curve tree, rooted where its root is."""
+def chain_skeleton(
+    tree: CurveTree, trunk: Corners = chain_corners, branches: Corners = chain_corners
+) -> Draft:
+    """A joint tree along all branches of a curve tree, rooted where its root is.
+
+    trunk: the corners of what leaves the root. branches: those of all else.
+    """
     draft = Draft()
     joint_at: dict[int, int] = {}
     for number, path in enumerate(_branches(tree)):
         name = "spine" if number == 0 else "branch"
         name = name if number < 2 else f"{name}_{_letter(number)}"
-        _add_branch(draft, tree, path, name, joint_at, corners_of)
+        _add_branch(draft, tree, path, name, joint_at, branches if path[0] else trunk)
     return draft
 
 
@@ -52,14 +57,13 @@ def prop_skeleton(solid: Solid) -> Draft:
 def _branches(tree: CurveTree) -> list[list[int]]:
     """Paths that cover the tree: first the trunk, each next one from its fork to its tip.
 
-    At a fork the path goes on where the most curve lies ahead.
+    At a fork the path goes on to the tip that is farthest from the root.
     """
     children = tree.children
-    ahead = np.zeros(len(tree.parents))
+    ahead = np.linalg.norm(tree.points - tree.points[0], axis=1)
     for point in range(len(tree.parents) - 1, 0, -1):
         parent = int(tree.parents[point])
-        step = float(np.linalg.norm(tree.points[point] - tree.points[parent]))
-        ahead[parent] = max(ahead[parent], ahead[point] + step)
+        ahead[parent] = max(ahead[parent], ahead[point])
     paths, pending = [], [[0]]
     while pending:
         path = pending.pop(0)

@@ -9,7 +9,7 @@ from services.inference.geometric.animal import animal_skeleton, root_of
 from services.inference.geometric.body_plan import Plan, body_plan
 from services.inference.geometric.bone_segments import bone_segments
 from services.inference.geometric.bundles import without_bundles
-from services.inference.geometric.chains import chain_skeleton, prop_skeleton
+from services.inference.geometric.chains import prop_skeleton
 from services.inference.geometric.curve_tree import CurveTree, prune, reroot, smooth
 from services.inference.geometric.draft import Draft
 from services.inference.geometric.humanoid import humanoid_skeleton
@@ -29,7 +29,7 @@ from services.inference.geometric.surface import (
 )
 from services.inference.geometric.symmetry import SYMMETRIC, symmetric_frame
 from services.inference.geometric.teasar import curve_skeleton, fold, unfold
-from services.inference.geometric.things import stiff_skeleton, thing_skeleton
+from services.inference.geometric.things import jointed_skeleton, stiff_skeleton, thing_skeleton
 from services.inference.geometry import Mesh, Skeleton, SkinWeights
 
 Progress = Callable[[float, str], None]
@@ -182,7 +182,7 @@ def _joints(
         tree = straightened(tree, plan, fold(solid) if symmetric else solid)
         plan = body_plan(tree, solid, symmetric)
     if plan.plan is Plan.GENERIC:
-        return chain_skeleton(tree)
+        return jointed_skeleton(tree, plan, solid, surface)
     tree = reroot(tree, root_of(tree, plan))
     plan = body_plan(tree, solid, symmetric)
     return animal_skeleton(tree, plan, solid)

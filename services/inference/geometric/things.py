@@ -1,18 +1,26 @@
 """Skeletons of things: one bone for each straight piece, and one joint where nothing can turn.
 
-What is built stiff is built square: of straight pieces, parallel or at right angles, and alike
-from two sides. A table is a plate on straight legs. What turns sharply, or stands on one foot or
-on nothing but legs, has its joints at bends and forks.
+What is built stiff has no front or is built square: of straight pieces, parallel or at right
+angles, and alike from two sides. A table is a plate on straight legs. What else stands on one foot
+or on nothing but legs has its joints at bends and forks; what lies is a snake or a fish.
 """
 
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
 
 from services.inference.geometric.body_plan import BodyPlan, Plan
 from services.inference.geometric.chains import chain_skeleton
-from services.inference.geometric.curve_tree import CurveTree, keep_points, prune, reroot, travelled
-from services.inference.geometric.draft import LONGEST, SHORTEST, Draft, divided, segment_distances
+from services.inference.geometric.curve_tree import CurveTree, keep_points, reroot, travelled
+from services.inference.geometric.draft import (
+    LONGEST,
+    Draft,
+    chain_corners,
+    divided,
+    segment_distances,
+)
+from services.inference.geometric.loops import without_loops
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Indices, Points
 from services.inference.geometric.symmetry import mirror_overlap
@@ -35,6 +43,8 @@ _STRETCH = 0.2
 _SQUARE = np.sin(np.radians(20.0))
 # The share of the voxels that have a mirror image, in two planes at least, of a stiff thing.
 _ALIKE = 0.75
+# The same for the planes x = 0 and z = 0 alone.
+_NO_FRONT = 0.86
 # Curves end where a ball, by so much larger than what fits into the body there, holds the rest.
 _BALL = 1.3
 # The legs of a table lean by less than 25 degrees, and are apart by more than so many times the
@@ -45,6 +55,8 @@ _APART = 4.0
 _STUB = 0.25
 # What is less high than this share of its width lies, and may be a snake.
 _STANDING = 0.6
+# A limb is longer than so many radii of what it grows from.
+_LIMB = 3.0
 # The longest piece of a thing that forks, such as a tree.
 _LONGEST_PIECE = 2 * LONGEST
 
@@ -61,40 +73,75 @@ def stiff_skeleton(surface: Surface) -> Draft:
 
 
 def thing_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid, surface: Surface) -> Draft | None:
-    """The joints of a thing; None for what may be a living body, or bends all along."""
-    tree_ends = [*tree.tips, *([0] if len(tree.children[0]) < 2 else [])]
+    """The joints of a table, of tongs and of what is stiff; None for all else."""
     if _is_table(tree, plan) or not tree.tips:
         return stiff_skeleton(surface)
     if plan.plan is Plan.BIPED and _legs_alone(tree, plan):
         return _jointed(tree, np.inf)
+    # People and insects of simple shapes may be as alike.
+    if plan.plan not in (Plan.BIPED, Plan.MULTIPED) and _has_no_front(solid):
+        return stiff_skeleton(surface)
     if plan.plan is not Plan.GENERIC:
         return None
-    if _is_stiff(tree, solid):
+    tree = without_loops(tree, solid)
+    limbs = _without_stubs(tree)
+    if not limbs.tips or _is_stiff(tree, solid) or _is_stiff(limbs, solid):
         return stiff_skeleton(surface)
-    places = tree.points
-    if np.ptp(places[:, 1]) < _STANDING * np.ptp(places[:, [0, 2]], axis=0).max():
-        return None
-    lowest = min(tree_ends, key=lambda end: float(places[end, 1]))
-    # The point that was the root may be left as a stub.
-    tree = prune(reroot(tree, lowest), 1.0, SHORTEST)
-    if len(tree.tips) == 1:
-        pieces = _of_straight_pieces(_without_ends(tree).points)
-        return _jointed(tree, np.inf) if pieces else None
-    fork = next(point for point, below in enumerate(tree.children) if len(below) > 1)
-    if (tree.points[tree.tips, 1] > tree.points[fork, 1]).all():
-        return _jointed(tree, _LONGEST_PIECE)
     return None
+
+
+def jointed_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid, surface: Surface) -> Draft:
+    """The joints of a body without a standard.
+
+    What has legs, or lies as a snake or a fish does, or bends all along has chains. Else there is
+    a bone for each straight piece.
+    """
+    if plan.legs(1):
+        return chain_skeleton(_without_stubs(tree))
+    tree = without_loops(tree, solid)
+    if np.ptp(tree.points[:, 1]) < _STANDING * np.ptp(tree.points[:, [0, 2]], axis=0).max():
+        # The root, in the middle of the body, may be beside the trunk's curve.
+        fork = next(point for point, below in enumerate(tree.children) if len(below) != 1)
+        tree = _without_stubs(reroot(tree, fork))
+        return chain_skeleton(tree, chain_corners, partial(_pieces, np.inf))
+    ends = [*tree.tips, *([0] if len(tree.children[0]) < 2 else [])]
+    lowest = min(ends, key=lambda end: float(tree.points[end, 1]))
+    tree = _without_stubs(reroot(tree, lowest))
+    if not tree.tips:
+        return stiff_skeleton(surface)
+    if len(tree.tips) > 1:
+        return _jointed(tree, _LONGEST_PIECE)
+    if not _of_straight_pieces(_without_ends(tree).points):
+        return chain_skeleton(tree)
+    return _jointed(tree, np.inf)
+
+
+def _without_stubs(tree: CurveTree) -> CurveTree:
+    """The tree without what is no limb: these stick out by more than what they grow from is thick.
+
+    Those of one fork go together, so that none is left because others went first.
+    """
+    while True:
+        kept = np.ones(len(tree.parents), dtype=bool)
+        children = tree.children
+        for path in _branches(tree):
+            is_twig = not children[path[-1]] and len(children[path[0]]) > (2 if path[0] == 0 else 1)
+            if is_twig and tree.length(path) < _LIMB * float(tree.radii[path[0]]):
+                kept[path[1:]] = False
+        if kept.all():
+            return tree
+        tree = keep_points(tree, kept)
 
 
 def _jointed(tree: CurveTree, longest: float) -> Draft:
     """A bone for each piece between forks and sharp bends, or several for one that is longer."""
-    tree = _without_ends(tree)
+    pieces = partial(_pieces, longest)
+    return chain_skeleton(_without_ends(tree), pieces, pieces)
 
-    def corners(points: Points, forks: list[int]) -> Indices:
-        stops = sorted({0, *forks, *_sharp_bends(points), len(points) - 1})
-        return divided(points, stops, longest, set(stops))
 
-    return chain_skeleton(tree, corners)
+def _pieces(longest: float, points: Points, forks: list[int]) -> Indices:
+    stops = sorted({0, *forks, *_sharp_bends(points), len(points) - 1})
+    return divided(points, stops, longest, set(stops))
 
 
 def _without_ends(tree: CurveTree) -> CurveTree:
@@ -141,12 +188,21 @@ def _sharp_bends(points: Points) -> list[int]:
             continue
         before = points[place] - points[np.searchsorted(along, way - _STRETCH)]
         after = points[np.searchsorted(along, way + _STRETCH) - 1] - points[place]
-        cosines[place] = before @ after / (np.linalg.norm(before) * np.linalg.norm(after))
+        cosines[place] = (
+            before @ after / max(float(np.linalg.norm(before) * np.linalg.norm(after)), 1e-12)
+        )
     bends: list[int] = []
     while cosines.min() < _SHARP:
         bends.append(int(cosines.argmin()))
         cosines[np.abs(along - along[bends[-1]]) < 2 * _STRETCH] = 1.0
-    return sorted(bends)
+    bends.sort()
+    # A kink in a straight piece is no bend.
+    for place in list(bends):
+        stops = [0, *bends, len(points) - 1]
+        before, after = stops[stops.index(place) - 1], stops[stops.index(place) + 1]
+        if _is_straight(points[before : after + 1], _NEARLY_STRAIGHT):
+            bends.remove(place)
+    return bends
 
 
 def _of_straight_pieces(points: Points) -> bool:
@@ -182,6 +238,11 @@ def _looks_alike(solid: Solid) -> bool:
         sum(mirror_overlap(solid, normal) >= _ALIKE for normal in normals) >= 2
         for normals in (axes, np.eye(3))
     )
+
+
+def _has_no_front(solid: Solid) -> bool:
+    """Whether a thing is alike from before and behind as well as from both sides."""
+    return all(mirror_overlap(solid, normal) >= _NO_FRONT for normal in np.eye(3)[[0, 2]])
 
 
 def _legs_alone(tree: CurveTree, plan: BodyPlan) -> bool:
