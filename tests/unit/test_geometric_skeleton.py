@@ -168,6 +168,23 @@ def test_each_leg_of_an_insect_has_three_joints() -> None:
     assert abs(head_of(skeleton, "root")[0]) < 0.01
 
 
+def test_the_legs_of_a_daddy_longlegs_are_no_sheet() -> None:
+    legs = []
+    for x, z in [(side * (1 - abs(z) / 4), z) for side in (1, -1) for z in (-0.9, -0.3, 0.3, 0.9)]:
+        legs += [
+            capsule((0.1 * x, 0.3, 0.1 * z), (0.5 * x, 0.6, 0.5 * z), 0.015),
+            capsule((0.5 * x, 0.6, 0.5 * z), (x, 0, z), 0.015),
+        ]
+    body = [
+        capsule((0, 0.3, -0.2), (0, 0.3, 0.1), 0.08),
+        capsule((0, 0.3, 0.1), (0, 0.3, 0.2), 0.05),
+    ]
+    names = rig(as_mesh(*body, *legs)).names
+    assert {f"leg_{leg}_{side}_1" for leg in range(1, 5) for side in ("left", "right")} <= set(
+        names
+    )
+
+
 def test_an_animal_on_four_legs_gets_legs_neck_head_and_tail_rooted_at_the_hips() -> None:
     skeleton = rig(dog())
     chains = {name.rstrip("0123456789").rstrip("_") for name in skeleton.names}

@@ -163,8 +163,7 @@ def _joints(
     surface: tuple[Points, Indices],
     progress: Callable[[float], None],
 ) -> Draft:
-    # Curves of sheets run everywhere; a thing of a few wires has few tips.
-    if len(tree.tips) > 8 and is_sheet(solid):
+    if is_sheet(solid, tree.points):
         return prop_skeleton(solid)
     plan = body_plan(tree, solid, symmetric)
     thing = thing_skeleton(tree, plan, solid, surface)

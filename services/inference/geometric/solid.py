@@ -6,7 +6,7 @@ import igl
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, KDTree
 
 from services.inference.geometric.surface import (
     Indices,
@@ -22,6 +22,11 @@ _MOST_CELLS = 60_000
 _PADDING = 3
 # Pairs of a cell and a triangle near it; each takes about 50 ns.
 _MOST_WINDING = 200_000_000
+# A sheet is as thin as this, in cells; and at most this share of it is so near, in cells, to its
+# curves.
+_THIN = 2.0
+_BESIDE = 0.75
+_AWAY = 3.5
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -72,10 +77,16 @@ def convexity(solid: Solid) -> float:
     return float(solid.filled.sum() / ConvexHull(np.unique(points, axis=0)).volume)
 
 
-def is_sheet(solid: Solid) -> bool:
-    """Whether nearly all of a solid is at most three cells thick."""
+def is_sheet(solid: Solid, curves: Points) -> bool:
+    """Whether nearly all of a solid is at most three cells thick, and not all of it near curves.
+
+    curves: (n, 3) points of its medial curves. Wires and thin legs lie around theirs.
+    """
     depths = ndimage.distance_transform_edt(solid.filled)[solid.filled]
-    return float(np.quantile(depths, 0.9)) < 2.0
+    if float(np.quantile(depths, 0.9)) >= _THIN:
+        return False
+    away = KDTree(curves).query(solid.centres)[0]
+    return float(np.quantile(away, _BESIDE)) > _AWAY * solid.cell
 
 
 def voxelise(vertices: Points, faces: Indices, resolution: int) -> Solid:
