@@ -216,6 +216,30 @@ def test_a_dog_that_steps_out_gets_the_same_joints_as_one_that_stands() -> None:
     assert "leg_back_right_4" in names
 
 
+def with_parts(mesh: Mesh, *parts: trimesh.Trimesh) -> Mesh:
+    return as_mesh(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False), *parts)
+
+
+def test_ears_too_small_for_the_curves_are_found_and_none_where_there_are_none() -> None:
+    ears = [capsule((side * 0.06, 1.0, 0.6), (side * 0.15, 1.05, 0.58), 0.012) for side in (1, -1)]
+    skeleton = rig(with_parts(dog(), *ears))
+    assert set(skeleton.names) == {*rig(dog()).names, "ear_left_1", "ear_right_1"}
+    for side, x in (("left", 1), ("right", -1)):
+        place = skeleton.names.index(f"ear_{side}_1")
+        np.testing.assert_allclose(skeleton.tails[place], (x * 0.15, 1.05, 0.58), atol=0.03)
+        assert skeleton.names[skeleton.parents[place]] == "head"
+
+
+def test_the_hips_are_on_the_back_though_the_tail_hangs_from_them() -> None:
+    tail = capsule((0, 0.6, -0.5), (0, 0.2, -0.62), 0.04)
+    mesh = dog()
+    kept = mesh.vertices[mesh.faces].mean(axis=1)[:, 2] > -0.56
+    hanging = with_parts(triangles(mesh.vertices, mesh.faces[kept]), tail)
+    root = head_of(rig(hanging), "root")
+    assert root[1] > 0.58
+    assert abs(root[2] + 0.38) < 0.06
+
+
 def test_a_bird_gets_wings_along_their_leading_edge_two_legs_and_a_tail() -> None:
     skeleton = rig(swan())
     chains = Counter(name.rstrip("0123456789").rstrip("_") for name in skeleton.names)

@@ -22,6 +22,7 @@ from services.inference.geometric.draft import (
     joint_places,
     limb_corners,
 )
+from services.inference.geometric.ears import find_ears
 from services.inference.geometric.solid import Solid
 from services.inference.geometric.surface import Indices, Points
 
@@ -79,8 +80,13 @@ def root_of(tree: CurveTree, plan: BodyPlan) -> int:
     return min(legs, key=lambda e: plan.facing * tree.points[e.tips[0], 2]).fork
 
 
-def animal_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid) -> Draft:
-    """Named joints for a tree whose root is the trunk's joint of the hindmost legs, or of all."""
+def animal_skeleton(
+    tree: CurveTree, plan: BodyPlan, solid: Solid, surface: tuple[Points, Indices]
+) -> Draft:
+    """Named joints for a tree whose root is the trunk's joint of the hindmost legs, or of all.
+
+    surface: vertices and faces of the body.
+    """
     draft = Draft()
     trunk = _trunk(tree, plan)
     if plan.plan is Plan.MULTIPED:
@@ -88,6 +94,7 @@ def animal_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid) -> Draft:
     else:
         _add_long_trunk(draft, tree, plan, trunk)
     joints = np.array(draft.heads)
+    ears = _small_ears(draft, plan, surface)
     names: Counter[str] = Counter()
     ranks = _leg_names(tree, plan)
     for limb in plan.limbs:
@@ -97,6 +104,8 @@ def animal_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid) -> Draft:
         nearest = int(np.linalg.norm(joints - tree.points[path[0]], axis=1).argmin())
         points = _outside(tree, path)
         side = side_name(limb.side, plan.facing)
+        if ears and not limb.side and draft.names[nearest] == "head":
+            continue  # what the curves made of both ears or horns
         if limb in plan.wings:
             line = wing_line(points, plan.facing, solid)
             name, places = "wing", line[even_corners(line, _WING_BONES)]
@@ -112,7 +121,21 @@ def animal_skeleton(tree: CurveTree, plan: BodyPlan, solid: Solid) -> Draft:
         names[name] += 1
         letter = "" if names[name] == 1 else f"_{chr(ord('a') + names[name] - 1)}"
         draft.add_chain(name + letter, nearest, places)
+    for ear, ear_side in zip(ears, (1, -1), strict=False):
+        head = draft.names.index("head")
+        draft.add_chain(f"ear_{side_name(ear_side, plan.facing)}", head, ear[[0, -1]])
     return draft
+
+
+def _small_ears(
+    draft: Draft, plan: BodyPlan, surface: tuple[Points, Indices]
+) -> tuple[Points, ...]:
+    """The ears of an animal on four legs that are too small for the curves, or none."""
+    seen = any(limb.paired and not limb.grounded for limb in plan.limbs)
+    if plan.plan is not Plan.QUADRUPED or seen or "head" not in draft.names:
+        return ()
+    head = draft.names.index("head")
+    return find_ears(*surface, draft.heads[head], draft.tails[head])
 
 
 def _trunk(tree: CurveTree, plan: BodyPlan) -> _Trunk:

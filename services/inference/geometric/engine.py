@@ -184,4 +184,4 @@ def _joints(
         return jointed_skeleton(tree, plan, solid, surface)
     tree = reroot(tree, root_of(tree, plan))
     plan = body_plan(tree, solid, symmetric)
-    return animal_skeleton(tree, plan, solid)
+    return animal_skeleton(tree, plan, solid, surface)

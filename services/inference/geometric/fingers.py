@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
+from services.inference.geometric.close_up import filled, surface_cells
 from services.inference.geometric.curve_tree import CurveTree, prune, smooth, travelled
 from services.inference.geometric.solid import Solid
-from services.inference.geometric.surface import Indices, Points, surface_samples
+from services.inference.geometric.surface import Indices, Points
 from services.inference.geometric.teasar import curve_skeleton
 
 # Cells along a hand. Its surroundings go from BACK to REACH along it and ASIDE around it, in hands:
@@ -58,32 +59,22 @@ def _hands(vertices: Points, faces: Indices) -> Iterator[Solid]:
     The outermost cells are left out, which would join fingers that nearly touch.
     """
     cell = 1.0 / _RESOLUTION
-    origin = np.array([_BACK, -_ASIDE, -_ASIDE])
-    shape = np.ceil((np.array([_REACH, _ASIDE, _ASIDE]) - origin) / cell).astype(int) + 1
-    corners = vertices[faces]
-    within = (corners.max(axis=1) > origin) & (corners.min(axis=1) < [_REACH, _ASIDE, _ASIDE])
-    around = faces[within.all(axis=1)]
-    if not len(around):
+    low, high = np.array([_BACK, -_ASIDE, -_ASIDE]), np.array([_REACH, _ASIDE, _ASIDE])
+    surface = surface_cells(vertices, faces, low, high, cell)
+    if surface is None:
         return
-    surface = np.zeros(shape, dtype=bool)
-    for samples in surface_samples(vertices, around, cell / 2):
-        cells = np.round((samples - origin) / cell).astype(np.int64)
-        i, j, k = cells[((cells >= 0) & (cells < shape)).all(axis=1)].T
-        surface[i, j, k] = True
-    closed = surface.copy()
-    closed[0] = ndimage.binary_fill_holes(surface[0])
-    filled = ndimage.binary_fill_holes(closed)
-    inside = ndimage.binary_erosion(filled, border_value=1)
+    solid = filled(surface, [(0, 0)])
+    inside = ndimage.binary_erosion(solid, border_value=1)
     deep = ndimage.binary_erosion(inside, border_value=1)
     pieces = [inside]
     if (deep & surface).sum() > _SHEETS * inside.sum():
-        pieces.append(filled & ~surface)
+        pieces.append(solid & ~surface)
     for piece in pieces:
         labels, _ = ndimage.label(piece)
         sizes = np.bincount(labels[int(-_BACK / cell) :].ravel())
         sizes[0] = 0
         if sizes.any():
-            yield Solid(labels == sizes.argmax(), origin, cell)
+            yield Solid(labels == sizes.argmax(), low, cell)
 
 
 def _finger(tree: CurveTree, end: int) -> Points | None:

@@ -27,8 +27,6 @@ _RETURN = 0.3
 _SHORTEST_BACK = 0.2
 # A leg sprawls if its tip is farther from the mirror plane than this share of its height.
 _SPRAWL = 0.6
-# How much less being far above counts than being far ahead, when a leg looks for its spine.
-_LEANING = 0.3
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,10 @@ def straightened(tree: CurveTree, plan: BodyPlan, solid: Solid) -> CurveTree:
     tree, trunk = _with_trunk(tree, plan, hind)
     points, parents = tree.points.copy(), tree.parents.copy()
     points[trunk, 1] += _rise(points[trunk], solid, hind, front)
+    way = (points[trunk, 2] - hind) / (front - hind)
+    spine = [p for p, share in zip(trunk, way, strict=True) if 0.0 <= share <= 1.0] or trunk
     for end in ends:
-        above = _above(points, trunk, end.top)
+        above = spine[int(np.abs(points[spine, 2] - end.top[2]).argmin())]
         points[end.point] = end.top
         points[end.point, 1] += _FIRST_JOINT * max(0.0, float(points[above, 1] - end.top[1]))
         parents[end.point] = above
@@ -149,9 +149,3 @@ def _spine_height(solid: Solid, point: Points) -> float:
         return float(point[1])
     run = np.flatnonzero(runs == runs[filled[np.abs(filled - j).argmin()]])
     return float(solid.origin[1] + solid.cell * (run[0] + _SPINE * (run[-1] - run[0])))
-
-
-def _above(points: Points, trunk: list[int], top: Points) -> int:
-    """The point of the trunk above the end of a leg; not one of a neck that leans over it."""
-    away = np.abs(points[trunk, 2] - top[2]) + _LEANING * np.abs(points[trunk, 1] - top[1])
-    return trunk[int(away.argmin())]
