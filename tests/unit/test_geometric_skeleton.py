@@ -107,6 +107,15 @@ def test_the_joints_of_a_person_are_where_its_limbs_bend() -> None:
         assert np.linalg.norm(head_of(skeleton, name) - place) < 0.1, name
 
 
+def test_a_person_whose_legs_touch_all_the_way_gets_two() -> None:
+    mesh = person()
+    legs = mesh.vertices[:, 1] < 0.8
+    together = mesh.vertices - np.outer(legs * np.sign(mesh.vertices[:, 0]), [0.03, 0, 0])
+    skeleton = rig(triangles(together, mesh.faces))
+    assert set(skeleton.names) == HUMANOID
+    np.testing.assert_allclose(head_of(skeleton, "left_lower_leg"), (0.07, 0.5, 0), atol=0.06)
+
+
 def test_left_is_left_of_the_direction_the_feet_point_to() -> None:
     mesh = person()
     assert head_of(rig(mesh), "left_foot")[0] > 0.05
@@ -238,6 +247,25 @@ def test_the_hips_are_on_the_back_though_the_tail_hangs_from_them() -> None:
     root = head_of(rig(hanging), "root")
     assert root[1] > 0.58
     assert abs(root[2] + 0.38) < 0.06
+
+
+def test_legs_whose_feet_touch_are_two() -> None:
+    mesh = dog()
+    low = np.clip((0.5 - mesh.vertices[:, 1]) / 0.45, 0.0, 1.0) * (mesh.vertices[:, 2] < 0.0)
+    touching = mesh.vertices - np.outer(low, [0.06, 0, 0]) * np.sign(mesh.vertices[:, :1])
+    skeleton = rig(triangles(touching, mesh.faces))
+    assert set(skeleton.names) == set(rig(mesh).names)
+    assert head_of(skeleton, "leg_back_left_2")[0] > 0.05
+    assert head_of(skeleton, "leg_back_right_2")[0] < -0.05
+
+
+def test_a_pair_of_legs_in_the_air_is_legs() -> None:
+    mesh = dog()
+    middles = mesh.vertices[mesh.faces].mean(axis=1)
+    hind = (np.abs(middles[:, 2] + 0.38) < 0.06) & (middles[:, 1] < 0.44)
+    legs = [capsule((x, 0.55, -0.38), (x, 0.2, -0.4), 0.05) for x in (0.1, -0.1)]
+    lifted = with_parts(triangles(mesh.vertices, mesh.faces[~hind]), *legs)
+    assert {"leg_front_left_1", "leg_back_left_1"} <= set(rig(lifted).names)
 
 
 def test_a_bird_gets_wings_along_their_leading_edge_two_legs_and_a_tail() -> None:

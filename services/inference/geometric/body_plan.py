@@ -93,6 +93,8 @@ def body_plan(tree: CurveTree, solid: Solid, symmetric: bool) -> BodyPlan:
         wings = tuple(replace(e, grounded=False) for e in wings)
     elif height < _LOW * float(np.ptp(centres[:, 0])):
         limbs = _raised_legs(tree, limbs, height)
+    if not wings:
+        limbs = _legs_in_the_air(tree, limbs)
     legs = [e for e in limbs if e.grounded and e.paired]
     plan = {0: Plan.GENERIC, 2: Plan.BIPED, 4: Plan.QUADRUPED}.get(len(legs), Plan.MULTIPED)
     if len(legs) < 4 and wings and _stands(tree, limbs):
@@ -221,6 +223,28 @@ def _raised_legs(tree: CurveTree, limbs: list[Limb], height: float) -> list[Limb
     return [replace(e, grounded=True) if e in like else e for e in limbs]
 
 
+def _legs_in_the_air(tree: CurveTree, limbs: list[Limb]) -> list[Limb]:
+    """The limbs with those counted as standing that hang down like the one pair that stands, from
+    before or behind it rather than above: a lifted pair of an animal's legs, not arms."""
+    legs = [e for e in limbs if e.grounded and e.paired]
+    if len(legs) != 2:
+        return limbs
+    start = np.mean([tree.points[e.fork] for e in legs], axis=0)
+    longest = max(limb_length(tree, e) for e in legs)
+    hanging = []
+    for limb in limbs:
+        fork, tip = tree.points[limb.fork], tree.points[limb.tips[0]]
+        aside = abs(fork - start)
+        if (
+            limb.paired
+            and limb_length(tree, limb) > _AS_LONG * longest
+            and aside[2] > aside[1]
+            and fork[1] - tip[1] > np.hypot(*(fork - tip)[[0, 2]])
+        ):
+            hanging.append(limb)
+    return [replace(e, grounded=True) if e in hanging else e for e in limbs]
+
+
 def limb_path(tree: CurveTree, limb: Limb) -> list[int]:
     """The points from a limb's main tip to its fork."""
     path = tree.path_up(limb.tips[0])
@@ -254,16 +278,19 @@ def _wings(tree: CurveTree, limbs: list[Limb], solid: Solid) -> tuple[Limb, ...]
 
 
 def _is_flat(tree: CurveTree, limb: Limb, solid: Solid) -> bool:
-    """Whether a limb's sections across x are much deeper along z than they are thick."""
+    """Whether a limb's sections are much deeper along z than they are thick: sections across x,
+    or level ones of a limb that hangs."""
     path = limb_path(tree, limb)[::-1]
+    way = np.abs(tree.points[path[-1]] - tree.points[path[0]])
+    across = 0 if way[0] > way[1] else 1
     inner, outer = (path[int(share * (len(path) - 1))] for share in _WING)
     ratios = []
     for point in path[path.index(inner) : path.index(outer) + 1]:
-        i, j, k = (int(v) for v in solid.cells_of(tree.points[point][None])[0])
-        labels, _ = ndimage.label(solid.filled[i])
-        if labels[j, k]:
-            cut = labels == labels[j, k]
-            thickness = cut.sum(axis=0)
+        cell = solid.cells_of(tree.points[point][None])[0]
+        labels, _ = ndimage.label(solid.filled.take(cell[across], axis=across))
+        label = labels[cell[1 - across], cell[2]]
+        if label:
+            thickness = (labels == label).sum(axis=0)
             ratios.append(float((thickness > 0).sum() / thickness[thickness > 0].mean()))
     return bool(ratios) and float(np.median(ratios)) > _FLAT
 

@@ -19,6 +19,8 @@ from services.inference.geometric.surface import Indices, Points
 _PLACES = 4
 _FILLED = 0.85
 _SAMPLES = 24
+# Curves meet again if they end nearer to each other than this share of how far they were apart.
+_MEET = 0.5
 # Curves that end in about opposite directions are a cross-piece (the cosine between them).
 _OPPOSITE = -0.6
 # A bundle lies around where it starts, as a lamp's foot does, if the mean of its tips is nearer to
@@ -111,16 +113,32 @@ def _together(tree: CurveTree, solid: Solid, paths: list[Indices]) -> Bits:
     for pair in chosen:
         lines = a[pair, :, None] + share * (b[pair, None] - a[pair, :, None])
         inside = thick.holds(lines.reshape(-1, 3)).reshape(_SAMPLES, -1)
+        if (inside.mean(axis=0) < _FILLED).any():
+            continue
         one, other = pairs[pair]
-        together[one, other] = together[other, one] = (inside.mean(axis=0) >= _FILLED).all()
+        start = _parting(paths[one], paths[other]) - 1
+        curves = [
+            tree.points[paths[number][_spread(along[number], start, _SAMPLES)]]
+            for number in (one, other)
+        ]
+        if not _window(curves[0], curves[1], solid):
+            together[one, other] = together[other, one] = True
     return together
+
+
+def _window(one: Points, other: Points, solid: Solid) -> bool:
+    """Whether there is air between two curves, of as many points, that meet again farther on, as
+    legs do whose feet touch."""
+    apart = np.linalg.norm(one - other, axis=1)
+    between = solid.holds((one + other) / 2)
+    return bool(apart[-1] < _MEET * apart.max() and between[-1] and not between.all())
 
 
 def _cosine(a: Points, b: Points) -> float:
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 
-def _spread(along: Points, start: int) -> Indices:
-    """_PLACES + 1 places on a curve from start on, evenly, with both ends; along: (n,)."""
-    wanted = along[start] + (along[-1] - along[start]) * np.arange(_PLACES + 1) / _PLACES
+def _spread(along: Points, start: int, places: int = _PLACES) -> Indices:
+    """places + 1 places on a curve from start on, evenly, with both ends; along: (n,)."""
+    wanted = along[start] + (along[-1] - along[start]) * np.arange(places + 1) / places
     return np.asarray(np.searchsorted(along, wanted - 1e-9).clip(start, len(along) - 1))

@@ -17,6 +17,7 @@ from services.inference.geometric.humanoid_limbs import (
     bare_leg,
     fit_arm,
     fit_leg,
+    touching_leg,
     with_palm,
 )
 from services.inference.geometric.sections import section_at
@@ -62,11 +63,10 @@ def humanoid_skeleton(
     """Standard humanoid joints, and chains for what else the body has, such as a tail.
 
     folded is the body united with its mirror image; surface its vertices and faces. None if the
-    body, though it stands on two legs, is not built like a person: no free legs, or a level trunk.
+    body, though it stands on two legs, is not built like a person: a level trunk.
     """
-    bare = bare_leg(folded, _outwards(tree, plan.legs(1)[0]))
-    if bare is None:
-        return None
+    path = _outwards(tree, plan.legs(1)[0])
+    bare = bare_leg(folded, path) or touching_leg(folded, path)
     arm = _fit_arm(tree, plan, folded, bare)
     top = float(folded.centres[:, 1].max())
     shoulders = bare.crotch + 0.62 * (top - bare.crotch) if arm is None else arm.shoulder[1]

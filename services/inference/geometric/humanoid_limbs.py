@@ -24,6 +24,8 @@ _HIP_OF_SHOULDER = 0.65
 # What joins the legs is a skirt if it is wider than they are by this factor.
 _SKIRT = 1.25
 _SHORTEST_LEG = 0.12
+# The crotch of legs that touch is at this share of the way up to where their curves fork.
+_THIGH = 0.85
 _EXPLODES = 1.5
 # How long the palm is, in fingers, up to the wrist.
 _PALM = 1.1
@@ -92,7 +94,16 @@ def bare_leg(solid: Solid, path: Points) -> BareLeg | None:
     outside = 2.0 * float(apart[-1].centre[0]) + apart[-1].width
     joined = [s for s in sections if s.on_plane and s.centre[1] > crotch - solid.cell / 2]
     covered = bool(joined) and joined[0].width > _SKIRT * outside
-    return BareLeg(apart, crotch, floor, covered)
+    return BareLeg(_apart(sections, crotch), crotch, floor, covered)
+
+
+def touching_leg(solid: Solid, path: Points) -> BareLeg:
+    """Like bare_leg, for legs with curves of their own that touch nearly all the way up."""
+    heights = solid.origin[1] + np.flatnonzero(solid.filled.any(axis=(0, 2))) * solid.cell
+    floor = float(heights[0])
+    crotch = floor + _THIGH * (float(path[-1, 1]) - floor)
+    sections = _leg_sections(solid, path, floor)
+    return BareLeg(_apart(sections, crotch), crotch, floor, covered=False)
 
 
 def fit_leg(bare: BareLeg, cell: float, facing: int, shoulders: float) -> Leg:
@@ -169,6 +180,19 @@ def _leg_sections(solid: Solid, path: Points, floor: float) -> list[Section]:
         if section:
             sections.append(section)
     return sections
+
+
+def _apart(sections: list[Section], crotch: float) -> list[Section]:
+    """The sections below the crotch; of those of two legs that touch, the half of one."""
+    halves = []
+    for section in sections:
+        if section.centre[1] > crotch - 1e-9:
+            continue
+        if section.on_plane:
+            centre = section.centre * [0.0, 1.0, 1.0] + [section.width / 4, 0.0, 0.0]
+            section = replace(section, centre=centre, width=section.width / 2, on_plane=False)
+        halves.append(section)
+    return halves
 
 
 def _ankle_height(sections: list[Section], floor: float, length: float) -> float:

@@ -22,6 +22,10 @@ _CROWD = 7
 _SHEET = 0.3
 # Curves that leave the mirror plane by no more than this stay on it, body units.
 _CORNER = 0.1
+# A limb may be on the mirror plane again for this share of its points, and must have so much of the
+# rest on both sides.
+_CONTACT = 0.75
+_SURELY = 0.9
 # Loose parts with a smaller share of the voxels get no curve.
 _SMALLEST_PART = 0.002
 _MAX_PATHS = 60
@@ -163,6 +167,7 @@ def unfold(tree: CurveTree, solid: Solid, present: float = 0.6) -> CurveTree:
     present: the share of a curve's points that must lie in the solid on a side to exist there.
     """
     thick = Solid(np.asarray(ndimage.binary_dilation(solid.filled)), solid.origin, solid.cell)
+    tree = _with_contacts_apart(tree, thick)
     central = tree.points[:, 0] == 0.0
     sides: dict[int, Bits] = {}
     for side in (1, -1):
@@ -194,3 +199,27 @@ def unfold(tree: CurveTree, solid: Solid, present: float = 0.6) -> CurveTree:
         if central[point]:
             copies[point, 1] = copies[point, 0]
     return CurveTree(np.array(points), np.array(radii), np.array(parents))
+
+
+def _with_contacts_apart(tree: CurveTree, thick: Solid) -> CurveTree:
+    """The curves of one half, those of two limbs that touch on the mirror plane moved off it.
+
+    They are limbs of both sides if thick, the body as it is, has them there, and if most of their
+    way is not on the plane.
+    """
+    left = tree.points[:, 0] > 0.0
+    for point, parent in enumerate(tree.parents):
+        left[point] |= parent >= 0 and left[parent]
+    inside = [thick.holds(tree.points * np.array([side, 1.0, 1.0])) for side in (1, -1)]
+    points = tree.points.copy()
+    for tip in tree.tips:
+        limb = [point for point in tree.path_up(tip) if left[point]]
+        back = [point for point in limb if tree.points[point, 0] == 0.0]
+        beside = [point for point in limb if tree.points[point, 0] > 0.0]
+        if (
+            back
+            and len(back) < _CONTACT * len(limb)
+            and min(side[beside].mean() for side in inside) >= _SURELY
+        ):
+            points[back, 0] = thick.cell / 2
+    return CurveTree(points, tree.radii, tree.parents)
