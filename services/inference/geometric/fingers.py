@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from services.inference.geometric.close_up import filled, surface_cells
 from services.inference.geometric.curve_tree import CurveTree, prune, smooth, travelled
-from services.inference.geometric.solid import Solid
+from services.inference.geometric.solid import Bits, Solid
 from services.inference.geometric.surface import Indices, Points
 from services.inference.geometric.teasar import curve_skeleton
 
@@ -74,7 +74,14 @@ def _hands(vertices: Points, faces: Indices) -> Iterator[Solid]:
         sizes = np.bincount(labels[int(-_BACK / cell) :].ravel())
         sizes[0] = 0
         if sizes.any():
-            yield Solid(labels == sizes.argmax(), low, cell)
+            yield _cropped(labels == sizes.argmax(), low, cell)
+
+
+def _cropped(filled: Bits, low: Points, cell: float) -> Solid:
+    """The filled cells and one around them, where the grid goes on: most of the box is air."""
+    [found] = ndimage.find_objects(filled.astype(np.int8))
+    around = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in found)
+    return Solid(filled[around], low + cell * np.array([side.start for side in around]), cell)
 
 
 def _finger(tree: CurveTree, end: int) -> Points | None:
