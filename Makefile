@@ -30,7 +30,7 @@ export OMP_NUM_THREADS ?= 1
 triton_dockerfile := services/inference/triton.Dockerfile
 dockerfile = $(or $($(1)_dockerfile),services/$(1)/Dockerfile)
 
-.PHONY: help up page page-pictures models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig dashboards golden try-proxies clean
+.PHONY: help up page page-pictures models demo test lint types parity protos lock images sbom smoke-images bench-upload bench-storage bench-large bench-capacity bench-unirig bench-rig bench-page dashboards golden try-proxies clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ bench-capacity: $(VENV)/runtime ## Measure what one process of each service carr
 
 bench-unirig: $(VENV)/neural ## Measure the neural networks at full size with random weights
 	$(BIN)/python -m tests.bench.unirig_speed
+
+bench-page: $(VENV)/test $(WEB)/dist/.ready ## Measure how fast the page draws a moving model of 200,000 triangles
+	$(BIN)/python -m tests.bench.page_frame_rate
 
 bench-rig: $(VENV)/$(if $(CHECKPOINTS),neural,runtime) ## Measure rigs of generated bodies and of models with a rig of their own (MODELS=DIR CHECKPOINTS=)
 	$(BIN)/python -m tests.bench.rig_quality --sheets docs/images \

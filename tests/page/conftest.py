@@ -23,7 +23,7 @@ from tests.rate_limits import ROOMY
 
 WIDE = (1280, 800)
 # WebGL on a CPU.
-_SOFTWARE_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+SOFTWARE_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 
 
 class Complaints:
@@ -75,15 +75,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
+def chromium() -> str:
     """The machine's Chromium, or the one that CHROMIUM names."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None:
         pytest.fail("there is no browser: install chromium, or name one by CHROMIUM")
+    return path
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The machine's Chromium, drawing on the processor."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=path, args=_SOFTWARE_GL, chromium_sandbox=os.geteuid() != 0
+            executable_path=chromium(), args=SOFTWARE_GL, chromium_sandbox=os.geteuid() != 0
         )
         yield browser
         await browser.close()

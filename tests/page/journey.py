@@ -6,6 +6,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.async_api import Locator, Page, expect
 
+from tests.page.screenshots import REST_MS
+
 # A job beside others on two cores.
 _JOB_MS = 240_000
 _SHOWN_MS = 60_000
@@ -38,6 +40,11 @@ async def skeleton(page: Page) -> None:
 
 async def make_weights(page: Page) -> None:
     await page.get_by_role("button", name="Looks right: make the weights").click()
+    await weights(page)
+
+
+async def weights(page: Page) -> None:
+    """Waits until the weights are there."""
     await expect(page.get_by_role("heading", name="Weights")).to_be_visible(timeout=_JOB_MS)
     await expect(page.get_by_role("treeitem").first).to_be_visible()
 
@@ -66,5 +73,6 @@ async def bones(page: Page) -> list[str]:
 
 
 async def picture(page: Page) -> Image.Image:
-    """What the view shows."""
+    """What the view shows, once what was just asked of it is drawn in full."""
+    await page.wait_for_timeout(REST_MS)
     return Image.open(io.BytesIO(await page.locator("canvas").screenshot())).convert("RGB")

@@ -50,6 +50,31 @@ async def test_edits_can_be_undone_and_go_into_the_rig(skeleton: Page) -> None:
     await journey.make_rig(page, "GLB")
 
 
+async def test_undoing_in_another_step_leaves_the_edits(skeleton: Page) -> None:
+    page = skeleton
+    await journey.select(page, (await journey.bones(page))[-1])
+    await page.get_by_role("button", name="Add a child").click()
+    edited = await journey.bones(page)
+    await journey.make_weights(page)
+    await page.keyboard.press("Control+z")
+    await page.reload()
+    await expect(page.get_by_role("heading", name="Weights")).to_be_visible()
+    await page.get_by_role("button", name="2 Skeleton").click()
+    await journey.skeleton(page)
+    assert await journey.bones(page) == edited
+
+
+async def test_the_skeleton_that_a_model_came_with_can_be_kept(page: Page, models: Path) -> None:
+    await journey.choose(page, models / "fox.glb")
+    await expect(page.get_by_text("a skeleton of 24 bones")).to_be_visible()
+    await page.get_by_role("button", name="Keep its skeleton").click()
+    await journey.weights(page)
+    assert "b_Head_05" in await journey.bones(page)
+    await expect(page.get_by_role("button", name="2 Skeleton")).to_be_disabled()
+    rigged = await journey.make_rig(page, "GLB")
+    assert b"b_Head_05" in rigged.read_bytes()
+
+
 async def test_a_name_that_is_taken_is_refused(skeleton: Page) -> None:
     page = skeleton
     names = await journey.bones(page)

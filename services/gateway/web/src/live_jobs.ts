@@ -2,11 +2,10 @@
 
 import { type Api, ApiError, type Job } from "./api";
 
-/** What is known of a job that is under way. connected: whether the service was reached last. */
+/** What is known of a job that is under way. */
 export interface Progress {
   progress: number;
   message: string;
-  connected: boolean;
 }
 
 // With a socket the question is only a safeguard; a thousand requests an hour must last.
@@ -19,7 +18,7 @@ export function ended(job: Job): boolean {
 }
 
 /** The session that a path of a file belongs to. */
-export function sessionOf(path: string): string {
+function sessionOf(path: string): string {
   return path.split("/")[2] ?? "";
 }
 
@@ -37,7 +36,7 @@ export async function follow(
   try {
     let current = job;
     while (!ended(current)) {
-      report({ progress: current.progress, message: said(current), connected: true });
+      report({ progress: current.progress, message: said(current) });
       await events.next(signal);
       current = await patiently(() => api.job(job.job_id), current, report, signal);
     }
@@ -63,7 +62,7 @@ async function patiently(
       return await ask();
     } catch (error) {
       if (!(error instanceof ApiError) || !error.passing) throw error;
-      report({ progress: last.progress, message: "Waiting for the server", connected: false });
+      report({ progress: last.progress, message: "Waiting for the server" });
       await pause((error.retryAfter ?? 2) * 1000, signal);
     }
   }
@@ -123,7 +122,7 @@ class JobEvents {
     if (event.type !== "job_progress") this.#wake();
     else {
       const { progress = 0, message = "" } = event;
-      this.report({ progress, message, connected: true });
+      this.report({ progress, message });
     }
   }
 }

@@ -49,6 +49,15 @@ describe("projectsOf", () => {
     expect(project?.skinning).toBeNull();
   });
 
+  test("weights for the model's own skeleton need none of ours", () => {
+    const ours = job("skeleton", `${S}a.glb`, `${R}a_skeleton.glb`);
+    const own = job("skinning", `${S}a.glb`, `${R}a_skinned.glb`);
+    const [project] = projectsOf([own, ours], {});
+    expect(project?.skeleton).toBeNull();
+    expect(project?.skinning).toBe(own);
+    expect(projectsOf([ours, own], {})[0]?.skeleton).toBe(ours);
+  });
+
   test("failed and running jobs make nothing", () => {
     const failed = job("skeleton", `${S}a.glb`, null, "failed");
     const running = job("skeleton", `${S}a.glb`, null, "running");

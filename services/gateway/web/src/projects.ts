@@ -36,7 +36,10 @@ export function projectsOf(jobs: readonly Job[], edited: Edited): Project[] {
   return projects.sort((a, b) => newest(a) - newest(b));
 }
 
-/** jobs: one model's, newest first. A later stage counts only if it is newer than the earlier. */
+/**
+ * jobs: one model's, newest first. A later stage counts only if it is newer than the earlier, and
+ * none of ours is the skeleton where the weights were made for the model's own.
+ */
 export function projectOf(upload: string, jobs: Job[]): Project {
   const made = (type: JobType) =>
     jobs.find((job) => job.type === type && job.status === "completed") ?? null;
@@ -45,5 +48,6 @@ export function projectOf(upload: string, jobs: Job[]): Project {
   const skeleton = made("skeleton");
   const skinning = after(made("skinning"), skeleton);
   const merge = skinning && after(made("merge"), skinning);
-  return { upload, jobs, skeleton, skinning, merge };
+  const own = skinning?.input_file === upload;
+  return { upload, jobs, skeleton: own ? null : skeleton, skinning, merge };
 }

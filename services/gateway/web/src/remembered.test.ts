@@ -9,6 +9,10 @@ beforeEach(() => {
     getItem: (key: string) => items.get(key) ?? null,
     setItem: (key: string, value: string) => void items.set(key, value),
     removeItem: (key: string) => void items.delete(key),
+    key: (place: number) => [...items.keys()][place] ?? null,
+    get length() {
+      return items.size;
+    },
   });
 });
 
@@ -30,6 +34,14 @@ test("only the last files are kept", async () => {
   expect(await (await remembered.findFile("/uploads/t/d.glb"))?.text()).toBe("d");
 });
 
+test("a model that is deleted leaves nothing", async () => {
+  await remembered.keepFile("/uploads/u/a.glb", new Blob(["a"]));
+  await remembered.keepThumbnail("/uploads/u/a.glb", new Blob(["picture"]));
+  await remembered.forget("/uploads/u/a.glb");
+  expect(await remembered.findFile("/uploads/u/a.glb")).toBeNull();
+  expect(await remembered.findThumbnail("/uploads/u/a.glb")).toBeNull();
+});
+
 test("edits are kept for their job until they are taken back", () => {
   const skeleton = [{ id: 0, name: "root", parent: null, head: [0, 0, 0], tail: [0, 1, 0] }] as const;
   remembered.keepEdits("job", skeleton);
@@ -46,4 +58,15 @@ test("the models of edited skeletons add up", () => {
     "/uploads/s/a_edited.glb": "/uploads/s/a.glb",
     "/uploads/s/b_edited.glb": "/uploads/s/b.glb",
   });
+});
+
+test("edits go with their jobs", () => {
+  remembered.keepEdits("gone", []);
+  remembered.keepEdits("here", []);
+  remembered.rememberEdited("/uploads/s/gone_edited.glb", "/uploads/s/gone.glb");
+  remembered.rememberEdited("/uploads/s/here_edited.glb", "/uploads/s/here.glb");
+  remembered.forgetEditsBut([{ job_id: "here", input_file: "/uploads/s/here_edited.glb" }]);
+  expect(remembered.keptEdits("gone")).toBeNull();
+  expect(remembered.keptEdits("here")).toEqual([]);
+  expect(Object.keys(remembered.editedSkeletons())).toEqual(["/uploads/s/here_edited.glb"]);
 });

@@ -51,6 +51,10 @@ async function keep(store: string, path: string, blob: Blob, most: number): Prom
   });
 }
 
+async function remove(store: string, path: string): Promise<void> {
+  (await database()).transaction(store, "readwrite").objectStore(store).delete(path);
+}
+
 async function find(store: string, path: string): Promise<Blob | null> {
   const request = (await database()).transaction(store).objectStore(store).get(path);
   return new Promise((resolve, reject) => {
@@ -78,6 +82,10 @@ export const keepThumbnail = (path: string, blob: Blob): Promise<void> =>
 
 export const findThumbnail = (path: string): Promise<Blob | null> =>
   forgiving(find(THUMBNAILS, path), null);
+
+/** Forgets a model's file and picture. */
+export const forget = (path: string): Promise<void> =>
+  forgiving(Promise.all([remove(FILES, path), remove(THUMBNAILS, path)]).then(() => undefined), undefined);
 
 /** The upload that was worked on last. */
 export function currentUpload(): string | null {
@@ -107,4 +115,15 @@ export function keptEdits(job: string): Skeleton | null {
 export function keepEdits(job: string, skeleton: Skeleton | null): void {
   if (skeleton) localStorage.setItem(EDITS + job, JSON.stringify(skeleton));
   else localStorage.removeItem(EDITS + job);
+}
+
+/** Forgets edits, sent or not, that none of the session's jobs knows of any more. */
+export function forgetEditsBut(jobs: readonly { job_id: string; input_file: string }[]): void {
+  const known = new Set(jobs.flatMap((job) => [EDITS + job.job_id, job.input_file]));
+  const keys = Array.from({ length: localStorage.length }, (_, place) => localStorage.key(place) ?? "");
+  for (const key of keys) {
+    if (key.startsWith(EDITS) && !known.has(key)) localStorage.removeItem(key);
+  }
+  const sent = Object.entries(editedSkeletons()).filter(([path]) => known.has(path));
+  localStorage.setItem(EDITED, JSON.stringify(Object.fromEntries(sent)));
 }

@@ -3,9 +3,9 @@ import { expect, test } from "vitest";
 import { count, duration, megabytes } from "./sizes";
 
 test.each([
-  [0, "0.0 MB"],
-  [863_664, "0.8 MB"],
-  [100 * 2 ** 20, "100 MB"],
+  [0, "0.0\u00a0MB"],
+  [863_664, "0.8\u00a0MB"],
+  [100 * 2 ** 20, "100\u00a0MB"],
 ])("%d bytes are %s", (bytes, text) => expect(megabytes(bytes)).toBe(text));
 
 test.each([

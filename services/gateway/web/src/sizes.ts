@@ -3,7 +3,7 @@
 /** Bytes as "0.8 MB": megabytes of 1024 × 1024 bytes, as the upload's limit counts them. */
 export function megabytes(bytes: number): string {
   const size = bytes / 2 ** 20;
-  return `${size.toFixed(size < 10 ? 1 : 0)} MB`;
+  return `${size.toFixed(size < 10 ? 1 : 0)}\u00a0MB`;
 }
 
 /** The time between two timestamps of the API, as "12 s" or "2 min 5 s". */

@@ -2,7 +2,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 
-import { type Api, ApiError, type Artifact, type DiskSpace, type Job } from "./api";
+import { type Api, ApiError, type Artifact, type DiskSpace, type Job, type JobType, type Upload } from "./api";
 import {
   canRedo,
   canUndo,
@@ -15,6 +15,7 @@ import {
 import { ended, follow, type Progress } from "./live_jobs";
 import { checkModelFile } from "./model_file";
 import { nameOf, type Project, projectOf, projectsOf } from "./projects";
+import { explained } from "./refusals";
 import * as remembered from "./remembered";
 import type { Joint, Skeleton, Vector } from "./skeleton";
 import type { ModelCounts, Viewer } from "./view/viewer";
@@ -32,10 +33,13 @@ import {
 
 export type Step = "model" | "skeleton" | "weights" | "download";
 export const STEPS: readonly Step[] = ["model", "skeleton", "weights", "download"];
-export const EXAMPLE = "example.glb";
+const EXAMPLE = "example.glb";
 const EDITED_NAME = "_edited.glb";
 // Pixels.
 const THUMBNAIL = 128;
+
+/** Where the result of a job is shown. */
+const STEP_OF: Record<JobType, Step> = { skeleton: "skeleton", skinning: "weights", merge: "download" };
 
 /** The model being worked on. upload: its path at the service, null while it is on its way. */
 export interface Model {
@@ -46,16 +50,16 @@ export interface Model {
 }
 
 /** A file to be shown. */
-export interface Shown {
+interface Shown {
   bytes: ArrayBuffer;
   format: string;
   frame: boolean;
 }
 
-/** What went wrong, and what to do about it. */
-export interface Trouble {
+/** What went wrong, and what can be done about it at once. */
+interface Trouble {
   text: string;
-  retry: (() => void) | null;
+  actions: { label: string; run: () => void }[];
 }
 
 export class Studio {
@@ -91,23 +95,23 @@ export class Studio {
   readonly selectedJoint = computed<Joint | null>(
     () => this.skeleton.value?.find((joint) => joint.id === this.selected.value) ?? null,
   );
-  readonly edited = computed(() => this.history.value !== null && canUndo(this.history.value));
   readonly undoable = computed(() => this.history.value !== null && canUndo(this.history.value));
   readonly redoable = computed(() => this.history.value !== null && canRedo(this.history.value));
-  /** The last step that there is something to see of. */
-  readonly reached = computed<Step>(() => {
-    const project = this.project.value;
-    if (project?.skinning) return "download";
-    return project?.skeleton ? "skeleton" : "model";
-  });
 
-  /** The skeleton job's GLB, which edits are written into. */
-  #skeletonGlb: ArrayBuffer | null = null;
-  /** The job whose result is shown, if it is one. */
-  #shownJob: string | null = null;
+  /** The result that is shown, which edits of its skeleton are written into. */
+  #result: { job: string; glb: ArrayBuffer } | null = null;
+  /** Ends what is under way for the model at hand, and what is fetched to be shown. */
   #work = new AbortController();
+  #look = new AbortController();
 
   constructor(readonly api: Api) {}
+
+  /** Whether there is something to see of a step. */
+  has(step: Step): boolean {
+    const project = this.project.value;
+    if (step === "model") return this.model.value !== null;
+    return (step === "skeleton" ? project?.skeleton : project?.skinning) != null;
+  }
 
   /** Finds the session's earlier work again. */
   async restore(): Promise<void> {
@@ -116,27 +120,26 @@ export class Studio {
       await this.#refresh();
       const upload = remembered.currentUpload();
       const project = this.projects.value.find((each) => each.upload === upload);
-      if (project) await this.openProject(project);
-      else if (upload) await this.#openUpload(upload);
       const disk = await this.api.diskSpace();
       this.disk.value = disk.status === "ok" ? null : disk;
+      if (project) await this.openProject(project);
+      else if (upload) await this.#openUpload(upload);
     }, () => void this.restore());
   }
 
   /** Takes a file that was dropped or picked: shows it and sends it. */
   async openFile(file: File): Promise<void> {
-    const { format, problem } = await checkModelFile(file);
-    if (problem || !format) {
-      this.trouble.value = { text: `${file.name}: ${problem}`, retry: null };
-      return;
-    }
-    this.closeProject();
-    const bytes = await file.arrayBuffer();
-    batch(() => {
-      this.model.value = { name: file.name, format, size: file.size, upload: null };
-      this.shown.value = { bytes, format, frame: true };
-    });
-    await this.#send(file);
+    await this.#trying(async () => {
+      const { format, problem } = await checkModelFile(file);
+      if (problem || !format) throw new Error(`${file.name}: ${problem}`);
+      const bytes = await file.arrayBuffer();
+      this.closeProject();
+      batch(() => {
+        this.model.value = { name: file.name, format, size: file.size, upload: null };
+        this.shown.value = { bytes, format, frame: true };
+      });
+      await this.#send(file);
+    }, null);
   }
 
   async openExample(): Promise<void> {
@@ -147,22 +150,27 @@ export class Studio {
   }
 
   async #send(file: File): Promise<void> {
-    const signal = this.#work.signal;
     await this.#trying(async () => {
-      this.uploading.value = { sent: 0, total: file.size };
-      const report = (sent: number) => {
-        this.uploading.value = { sent: Math.min(sent, file.size), total: file.size };
-      };
-      const upload = await this.api.upload(file, file.name, report, signal);
+      const upload = await this.#upload(file, file.name);
       this.model.value = this.model.value && { ...this.model.value, upload: upload.path };
       remembered.setCurrentUpload(upload.path);
       await remembered.keepFile(upload.path, file);
       await this.keepThumbnail();
     }, () => void this.#send(file));
-    batch(() => {
-      this.uploading.value = null;
+  }
+
+  async #upload(file: Blob, name: string): Promise<Upload> {
+    const { signal } = this.#work;
+    const report = (sent: number) => {
+      if (!signal.aborted) this.uploading.value = { sent: Math.min(sent, file.size), total: file.size };
+    };
+    report(0);
+    try {
+      return await this.api.upload(file, name, report, signal);
+    } finally {
+      if (!signal.aborted) this.uploading.value = null;
       this.uploadsLeft.value = this.api.uploadsLeft;
-    });
+    }
   }
 
   /** Keeps a small picture of what is shown, for the list of earlier models. */
@@ -173,21 +181,33 @@ export class Studio {
     await remembered.keepThumbnail(upload, picture);
   }
 
-  /** Back to the start; nothing is deleted. */
+  /** Back to the start, where all models are listed; nothing is deleted. */
+  async leave(): Promise<void> {
+    this.closeProject();
+    await this.#trying(() => this.#refresh(), () => void this.leave());
+  }
+
   closeProject(): void {
-    this.#work.abort();
-    this.#work = new AbortController();
+    this.#abandon();
     remembered.setCurrentUpload(null);
     batch(() => {
       this.step.value = "model";
       this.model.value = null;
       this.shown.value = null;
-      this.unseen.value = null;
-      this.uploading.value = null;
-      this.running.value = null;
       this.trouble.value = null;
       this.project.value = null;
-      this.#forgetSkeleton();
+      this.#forgetResult();
+    });
+  }
+
+  /** Waits for nothing any more. A job goes on at the service. */
+  #abandon(): void {
+    this.#work.abort();
+    this.#look.abort();
+    this.#work = new AbortController();
+    batch(() => {
+      this.uploading.value = null;
+      this.running.value = null;
     });
   }
 
@@ -199,76 +219,64 @@ export class Studio {
       this.model.value = { name, format: formatOf(name), size: null, upload: project.upload };
       this.project.value = project;
     });
-    const job = project.jobs.find((each) => !ended(each));
-    await this.#trying(
-      () => this.#showStage(this.reached.value === "download" ? "weights" : this.reached.value),
-      () => void this.openProject(project),
-    );
-    if (job) await this.#follow(job);
+    const step = (["weights", "skeleton"] as const).find((each) => this.has(each)) ?? "model";
+    await this.#trying(() => this.#showStep(step), () => void this.openProject(project));
+    const [newest] = project.jobs;
+    if (newest && !ended(newest)) await this.#follow(newest);
+    else if (newest?.status === "failed") this.#sayFailed(newest, null);
   }
 
   async #openUpload(upload: string): Promise<void> {
     const name = nameOf(upload);
     this.model.value = { name, format: formatOf(name), size: null, upload };
-    await this.#showStage("model");
+    await this.#showStep("model");
   }
 
   async goTo(step: Step): Promise<void> {
-    await this.#trying(() => this.#showStage(step), () => void this.goTo(step));
+    await this.#trying(() => this.#showStep(step), () => void this.goTo(step));
   }
 
-  /** Shows the file that belongs to a step. */
-  async #showStage(step: Step): Promise<void> {
-    const project = this.project.value;
-    const frame = this.shown.value === null;
+  /** Shows the file that belongs to a step. Rejects with AbortError when another is asked for meanwhile. */
+  async #showStep(step: Step): Promise<void> {
+    this.#look.abort();
+    this.#look = new AbortController();
+    const { signal } = this.#look;
+    const { skeleton, skinning } = this.project.value ?? {};
+    const job = { model: null, skeleton, weights: skinning, download: skinning }[step];
+    if (job) await this.#showResult(job, signal);
+    else await this.#showUpload(signal);
     batch(() => {
       this.posing.value = false;
       this.swinging.value = false;
-      this.pose.value = new Map();
+      this.rest();
+      this.step.value = step;
     });
-    if (step === "model") await this.#showUpload(frame);
-    else if (step === "skeleton" && project?.skeleton) {
-      await this.#showSkeleton(project.skeleton, frame);
-    } else if (project?.skinning) await this.#showWeights(project.skinning, frame);
-    this.step.value = step;
   }
 
-  async #showUpload(frame: boolean): Promise<void> {
+  async #showUpload(signal: AbortSignal): Promise<void> {
     const model = this.model.value;
-    if (!model) return;
-    const kept = model.upload && (await remembered.findFile(model.upload));
-    const bytes = kept ? await kept.arrayBuffer() : null;
+    if (!model?.upload) return;
+    const kept = await remembered.findFile(model.upload);
+    const bytes = kept && (await kept.arrayBuffer());
+    signal.throwIfAborted();
     batch(() => {
-      this.#forgetSkeleton();
-      if (bytes) this.shown.value = { bytes, format: model.format, frame };
-      else this.unseen.value = "This browser no longer has the file, but the service does.";
+      this.#forgetResult();
+      this.shown.value = bytes && { bytes, format: model.format, frame: this.shown.value === null };
+      if (!bytes) this.unseen.value = "This browser no longer has the file, but the service does.";
     });
   }
 
-  async #showSkeleton(job: Job, frame: boolean): Promise<void> {
-    if (this.#shownJob === job.job_id) return;
-    const bytes = await this.#glbOf(job);
-    const original = skeletonOf(bytes);
-    const edits = remembered.keptEdits(job.job_id);
-    this.#skeletonGlb = bytes;
-    this.#shownJob = job.job_id;
+  async #showResult(job: Job, signal: AbortSignal): Promise<void> {
+    if (this.#result?.job === job.job_id) return;
+    const glb = await this.#glbOf(job);
+    signal.throwIfAborted();
+    const skeleton = skeletonOf(glb);
+    const edits = job.type === "skeleton" ? remembered.keptEdits(job.job_id) : null;
+    this.#result = { job: job.job_id, glb };
     batch(() => {
-      this.shown.value = { bytes, format: "glb", frame };
-      this.history.value = original && start(original);
-      if (edits && this.history.value) this.history.value = record(this.history.value, edits);
-      this.selected.value = null;
-    });
-  }
-
-  async #showWeights(job: Job, frame: boolean): Promise<void> {
-    if (this.#shownJob === job.job_id) return;
-    const bytes = await this.#glbOf(job);
-    const skeleton = skeletonOf(bytes);
-    this.#skeletonGlb = null;
-    this.#shownJob = job.job_id;
-    batch(() => {
-      this.shown.value = { bytes, format: "glb", frame };
-      this.history.value = skeleton && start(skeleton);
+      this.unseen.value = null;
+      this.shown.value = { bytes: glb, format: "glb", frame: this.shown.value === null };
+      this.history.value = skeleton && (edits ? record(start(skeleton), edits) : start(skeleton));
       this.selected.value = null;
     });
   }
@@ -280,9 +288,8 @@ export class Studio {
     return this.api.file(glb.path);
   }
 
-  #forgetSkeleton(): void {
-    this.#skeletonGlb = null;
-    this.#shownJob = null;
+  #forgetResult(): void {
+    this.#result = null;
     this.history.value = null;
     this.dragged.value = null;
     this.selected.value = null;
@@ -294,24 +301,27 @@ export class Studio {
 
   async makeSkeleton(): Promise<void> {
     const upload = this.model.value?.upload;
-    if (upload) await this.#run(() => this.api.makeSkeleton(upload), "skeleton");
+    if (upload) await this.#run(() => this.api.makeSkeleton(upload));
+  }
+
+  /** Weights for the skeleton that the model came with. */
+  async keepSkeleton(): Promise<void> {
+    const upload = this.model.value?.upload;
+    if (upload) await this.#run(() => this.api.makeWeights(upload));
   }
 
   /** Goes on with the skeleton as it is seen: an edited one is sent first. */
   async makeWeights(): Promise<void> {
     const job = this.project.value?.skeleton;
-    if (!job) return;
-    await this.#run(async () => this.api.makeWeights(await this.#skeletonFile(job)), "weights");
+    if (job) await this.#run(async () => this.api.makeWeights(await this.#skeletonFile(job)));
   }
 
   async #skeletonFile(job: Job): Promise<string> {
     const { skeleton, model } = { skeleton: this.skeleton.value, model: this.model.value };
-    const glb = this.#skeletonGlb;
-    if (!this.edited.value || !glb || !skeleton || !model?.upload) return job.output_file ?? "";
-    const file = new Blob([withSkeleton(glb, skeleton)]);
-    const name = nameOf(job.output_file ?? "skeleton").replace(/\.\w+$/, EDITED_NAME);
-    const upload = await this.api.upload(file, name, () => {}, this.#work.signal);
-    this.uploadsLeft.value = this.api.uploadsLeft;
+    const original = job.output_file ?? "";
+    if (!this.undoable.value || !this.#result || !skeleton || !model?.upload) return original;
+    const file = new Blob([withSkeleton(this.#result.glb, skeleton)]);
+    const upload = await this.#upload(file, nameOf(original).replace(/\.\w+$/, EDITED_NAME));
     remembered.rememberEdited(upload.path, model.upload);
     return upload.path;
   }
@@ -327,7 +337,7 @@ export class Studio {
       target_file: upload,
       output_format: format,
     };
-    await this.#run(() => this.api.merge(request), "download");
+    await this.#run(() => this.api.merge(request));
   }
 
   /** What the merge job made, in the order of the service. */
@@ -336,48 +346,80 @@ export class Studio {
     return merge ? ((await this.api.job(merge.job_id)).artifacts ?? []) : [];
   }
 
+  /** Ends an upload or a job. A model that did not arrive is put away. */
   async cancel(): Promise<void> {
     const running = this.running.value;
     if (running) await this.#trying(() => this.api.cancel(running.job.job_id), null);
+    else if (this.model.value?.upload) this.#abandon();
+    else await this.leave();
   }
 
   async removeProject(project: Project): Promise<void> {
     await this.#trying(async () => {
       for (const job of project.jobs) await this.api.remove(job.job_id);
+      await remembered.forget(project.upload);
       await this.#refresh();
-      if (this.model.value?.upload === project.upload) this.closeProject();
-    }, null);
+    }, () => void this.removeProject(project));
   }
 
-  async #run(create: () => Promise<Job>, step: Step): Promise<void> {
+  async #run(create: () => Promise<Job>): Promise<void> {
+    const { signal } = this.#work;
+    const again = () => void this.#run(create);
     this.busy.value = true;
-    const again = () => void this.#run(create, step);
-    const job = await this.#trying(create, again);
+    const job = await this.#trying(async () => {
+      try {
+        return await create();
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.code !== "CONCURRENT_JOB_LIMIT") throw error;
+        return this.#activeJob(again);
+      }
+    }, again);
     this.busy.value = false;
-    if (job) await this.#follow(job, again);
+    if (job && !signal.aborted) await this.#follow(job, again);
+  }
+
+  /** The job that is in the way of another, if it is this model's; a different model's is said. */
+  async #activeJob(again: () => void): Promise<Job | null> {
+    await this.#refresh();
+    for (const { upload, jobs } of this.projects.value) {
+      const active = jobs.find((job) => !ended(job));
+      if (!active) continue;
+      if (upload === this.model.value?.upload) return active;
+      const name = nameOf(upload);
+      const cancel = () => void this.#trying(() => this.api.cancel(active.job_id), null);
+      this.trouble.value = {
+        text: `${name} is still in the works, and there is one job at a time. Wait for it, or cancel it.`,
+        actions: [...actionsOf(again), { label: `Cancel ${name}`, run: cancel }],
+      };
+      return null;
+    }
+    throw new Error("Another job has only just ended.");
   }
 
   async #follow(job: Job, again: (() => void) | null = null): Promise<void> {
-    const signal = this.#work.signal;
+    const { signal } = this.#work;
     const report = (progress: Progress) => {
       if (!signal.aborted) this.running.value = { job, progress };
     };
     await this.#trying(async () => {
       const done = await follow(this.api, job, report, signal);
       await this.#refresh();
-      if (done.status === "completed") {
-        await this.#showStage(
-          { skeleton: "skeleton", skinning: "weights", merge: "download" }[done.type] as Step,
-        );
-      } else if (done.status === "failed") {
-        this.trouble.value = { text: done.error ?? "The job failed.", retry: again };
-      }
+      signal.throwIfAborted();
+      if (done.status === "completed") await this.#showStep(STEP_OF[done.type]);
+      else if (done.status === "failed") this.#sayFailed(done, again);
     }, () => void this.#follow(job, again));
     if (!signal.aborted) this.running.value = null;
   }
 
+  /** The same file fails again where the fault is the file's. */
+  #sayFailed({ error, error_code: code }: Job, again: (() => void) | null): void {
+    const retry = code?.startsWith("INVALID") ? null : again;
+    this.trouble.value = { text: error ?? "The job failed.", actions: actionsOf(retry) };
+  }
+
   async #refresh(): Promise<void> {
-    const { jobs } = await this.api.jobs();
+    const { jobs, total } = await this.api.jobs();
+    if (jobs.length === total) remembered.forgetEditsBut(jobs);
     const upload = this.model.value?.upload;
     batch(() => {
       this.projects.value = projectsOf(jobs, remembered.editedSkeletons());
@@ -388,16 +430,24 @@ export class Studio {
     });
   }
 
-  /** Runs something; what goes wrong is shown, with a way to try it again. */
+  /**
+   * Runs something; what goes wrong is shown, with a way to try it again, unless the model at hand
+   * has been put away meanwhile.
+   */
   async #trying<T>(work: () => Promise<T>, retry: (() => void) | null): Promise<T | null> {
+    const { signal } = this.#work;
     this.trouble.value = null;
     try {
       return await work();
     } catch (error) {
-      if (error instanceof DOMException && error.name === "AbortError") return null;
-      const again = error instanceof ApiError && !error.passing ? null : retry;
-      const text = error instanceof Error ? error.message : String(error);
-      this.trouble.value = { text, retry: again };
+      if (signal.aborted || (error instanceof DOMException && error.name === "AbortError")) return null;
+      if (error instanceof ApiError) {
+        const text = explained(error);
+        this.trouble.value = { text, actions: actionsOf(error.passing ? retry : null) };
+      } else {
+        const text = error instanceof Error ? error.message : String(error);
+        this.trouble.value = { text, actions: actionsOf(retry) };
+      }
       return null;
     }
   }
@@ -473,7 +523,7 @@ export class Studio {
       this.#record(change(this.skeleton.value));
       this.trouble.value = null;
     } catch (error) {
-      this.trouble.value = { text: (error as Error).message, retry: null };
+      this.trouble.value = { text: (error as Error).message, actions: [] };
     }
   }
 
@@ -493,11 +543,16 @@ export class Studio {
         this.selected.value = null;
       }
     });
-    const job = this.project.value?.skeleton;
-    if (job) remembered.keepEdits(job.job_id, canUndo(history) ? history.present : null);
+    const job = this.project.value?.skeleton?.job_id;
+    // Only its own history: that of the weights' skeleton has no edits.
+    if (job && job === this.#result?.job) remembered.keepEdits(job, canUndo(history) ? history.present : null);
   }
 }
 
-export function formatOf(name: string): string {
+function actionsOf(retry: (() => void) | null): Trouble["actions"] {
+  return retry ? [{ label: "Try again", run: retry }] : [];
+}
+
+function formatOf(name: string): string {
   return name.slice(name.lastIndexOf(".") + 1).toLowerCase();
 }

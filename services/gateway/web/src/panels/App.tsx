@@ -1,3 +1,5 @@
+import { useEffect, useRef } from "preact/hooks";
+
 import type { Studio } from "../studio";
 import { DownloadPanel } from "./DownloadPanel";
 import { ModelPanel } from "./ModelPanel";
@@ -18,6 +20,15 @@ const PANELS = {
 
 export function App({ studio }: { studio: Studio }) {
   const Panel = PANELS[studio.step.value];
+  const panel = useRef<HTMLElement>(null);
+  const opened = useRef(false);
+  const waiting = studio.running.value !== null;
+  useEffect(() => {
+    // What had the focus went with the last step: the reader goes on at the top of this one.
+    const lost = document.activeElement === document.body;
+    if (opened.current && lost && !waiting) panel.current?.querySelector("h2")?.focus();
+    opened.current = true;
+  }, [Panel, studio.model.value, waiting]);
   return (
     <div class="page">
       <header class="bar">
@@ -30,7 +41,7 @@ export function App({ studio }: { studio: Studio }) {
       </header>
       <main class="work">
         <Stage studio={studio} />
-        <section class="panel" aria-label="This step">
+        <section class="panel" aria-label="This step" ref={panel}>
           <TroubleNote studio={studio} />
           <Work studio={studio} />
           <Panel studio={studio} />

@@ -3,6 +3,9 @@ import { useEffect, useRef } from "preact/hooks";
 import type { Joint, Skeleton } from "../skeleton";
 import type { Studio } from "../studio";
 
+// Deeper names would have no room.
+const MOST_INDENTS = 12;
+
 /** The joints' names as a tree (WAI-ARIA): arrow keys walk through it. */
 export function BoneTree({ studio }: { studio: Studio }) {
   const skeleton = studio.skeleton.value ?? [];
@@ -48,7 +51,7 @@ export function BoneTree({ studio }: { studio: Studio }) {
           aria-selected={joint.id === selected}
           data-joint={joint.id}
           data-hovered={joint.id === studio.hovered.value || undefined}
-          data-depth={Math.min(depth, 12)}
+          style={{ "--depth": Math.min(depth, MOST_INDENTS) }}
           tabIndex={joint.id === focusable ? 0 : -1}
           onClick={() => {
             studio.selected.value = joint.id;
@@ -73,7 +76,7 @@ interface Row {
 }
 
 /** Every joint followed by its descendants. */
-export function depthFirst(skeleton: Skeleton): Row[] {
+function depthFirst(skeleton: Skeleton): Row[] {
   const children = Map.groupBy(skeleton, (joint) => joint.parent);
   const rows: Row[] = [];
   const walk = (joint: Joint, depth: number) => {

@@ -28,7 +28,7 @@ export function DownloadPanel({ studio }: { studio: Studio }) {
   const waiting = studio.running.value !== null || studio.busy.value;
   return (
     <>
-      <h2>Download</h2>
+      <h2 tabIndex={-1}>Download</h2>
       <dl class="facts">
         <div>
           <dt>Bones</dt>
@@ -63,7 +63,7 @@ export function DownloadPanel({ studio }: { studio: Studio }) {
         })}
       </ul>
       <Notes job={merge} studio={studio} />
-      <button type="button" class="quiet" onClick={() => studio.closeProject()}>
+      <button type="button" class="quiet" onClick={() => void studio.leave()}>
         Rig another model
       </button>
     </>

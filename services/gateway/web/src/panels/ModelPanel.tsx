@@ -12,7 +12,7 @@ export function ModelPanel({ studio }: { studio: Studio }) {
 function Start({ studio }: { studio: Studio }) {
   return (
     <>
-      <h2>Rig a model</h2>
+      <h2 tabIndex={-1}>Rig a model</h2>
       <p>
         Give a character, an animal or a thing; get it back with a skeleton and skinning weights, ready
         to be animated.
@@ -32,11 +32,12 @@ function Chosen({ studio }: { studio: Studio }) {
   const model = studio.model.value;
   const { counts, unseen } = { counts: studio.counts.value, unseen: studio.unseen.value };
   if (!model) return null;
+  const rigged = counts !== null && counts.bones > 0;
   const made = studio.project.value?.skeleton != null;
   const waiting = model.upload === null || studio.running.value !== null || studio.busy.value;
   return (
     <>
-      <h2 class="name">{model.name}</h2>
+      <h2 class="name" tabIndex={-1}>{model.name}</h2>
       <dl class="facts">
         {model.size !== null && (
           <div>
@@ -58,9 +59,9 @@ function Chosen({ studio }: { studio: Studio }) {
         )}
       </dl>
       {unseen && <p class="note">{unseen}</p>}
-      {counts !== null && counts.bones > 0 && (
+      {rigged && (
         <p class="note">
-          The model has a rig of {count(counts.bones)} bones. A new skeleton replaces it.
+          The model has a skeleton of {count(counts.bones)} bones. A new one replaces it; or keep it, for new weights.
         </p>
       )}
       {made && (
@@ -76,7 +77,12 @@ function Chosen({ studio }: { studio: Studio }) {
       >
         {made ? "Make the skeleton anew" : "Make the skeleton"}
       </button>
-      <button type="button" class="quiet" onClick={() => studio.closeProject()}>
+      {rigged && (
+        <button type="button" disabled={waiting} onClick={() => void studio.keepSkeleton()}>
+          Keep its skeleton
+        </button>
+      )}
+      <button type="button" class="quiet" onClick={() => void studio.leave()}>
         Choose another model
       </button>
       <Scarce studio={studio} />

@@ -1,7 +1,8 @@
 import { useEffect, useState } from "preact/hooks";
 
 import type { Job } from "../api";
-import { duration } from "../sizes";
+import { nameOf } from "../projects";
+import { duration, megabytes } from "../sizes";
 import type { Studio } from "../studio";
 
 /** Who made a result, how long it took, and what the service has to say about it. */
@@ -28,6 +29,21 @@ export function Notes({ job, studio }: { job: Job | null; studio: Studio }) {
       <p class="fine">
         Engine: {whole.engine} {whole.engine_version} · took {took}
       </p>
+      {whole.type !== "merge" && (
+        <details>
+          <summary>Files of this step</summary>
+          <ul>
+            {whole.artifacts?.map(({ path, size }) => (
+              <li key={path}>
+                <a href={path} download={nameOf(path)}>
+                  {nameOf(path)}
+                </a>{" "}
+                {megabytes(size)}
+              </li>
+            ))}
+          </ul>
+        </details>
+      )}
       {whole.notes?.map((note) => (
         <p class="note" key={note}>
           {note}

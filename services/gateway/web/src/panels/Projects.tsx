@@ -22,6 +22,22 @@ export function Projects({ studio }: { studio: Studio }) {
 
 function Earlier({ project, studio }: { project: Project; studio: Studio }) {
   const name = nameOf(project.upload);
+  const [asked, setAsked] = useState(false);
+  if (asked) {
+    return (
+      <li>
+        <p>Delete {name} and all that was made of it?</p>
+        <div class="row">
+          <button type="button" ref={focus} onClick={() => void studio.removeProject(project)}>
+            Delete for good
+          </button>
+          <button type="button" class="quiet" onClick={() => setAsked(false)}>
+            Keep
+          </button>
+        </div>
+      </li>
+    );
+  }
   return (
     <li>
       <button type="button" class="open" onClick={() => void studio.openProject(project)}>
@@ -35,12 +51,17 @@ function Earlier({ project, studio }: { project: Project; studio: Studio }) {
         type="button"
         class="quiet"
         aria-label={`Delete ${name}`}
-        onClick={() => void studio.removeProject(project)}
+        onClick={() => setAsked(true)}
       >
         Delete
       </button>
     </li>
   );
+}
+
+/** Stable, so that the button takes the focus only when it appears. */
+function focus(element: HTMLElement | null): void {
+  element?.focus();
 }
 
 function stateOf(project: Project): string {

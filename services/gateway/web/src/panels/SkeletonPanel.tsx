@@ -11,9 +11,10 @@ export function SkeletonPanel({ studio }: { studio: Studio }) {
   const waiting = studio.running.value !== null || studio.busy.value;
   return (
     <>
-      <h2>Skeleton</h2>
+      <h2 tabIndex={-1}>Skeleton</h2>
       <p class="fine">
-        {count(skeleton.length)} joints. Click one to select it, drag it to move it.
+        {count(skeleton.length)} {skeleton.length === 1 ? "joint" : "joints"}. Click one to select it, drag it to
+        move it.
       </p>
       <Notes job={studio.project.value?.skeleton ?? null} studio={studio} />
       <BoneTree studio={studio} />

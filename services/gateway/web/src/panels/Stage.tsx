@@ -4,12 +4,15 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { Studio } from "../studio";
 import { theme } from "../theme";
 import type { Viewer } from "../view/viewer";
+import { HeatLegend } from "./HeatLegend";
 
 /** The 3D view, and where files are dropped. */
 export function Stage({ studio }: { studio: Studio }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [viewer, setViewer] = useState<Viewer | null>(null);
   const [over, setOver] = useState(false);
+  /** Why there is no view. */
+  const [blind, setBlind] = useState<string | null>(null);
   const [grid, setGrid] = useState(true);
   const [wireframe, setWireframe] = useState(false);
 
@@ -35,7 +38,7 @@ export function Stage({ studio }: { studio: Studio }) {
       studio.viewer = made;
       stops.push(...bind(made, studio, canvas.current));
       setViewer(made);
-    });
+    }).catch((error: Error) => setBlind(error.message));
     return () => {
       gone = true;
       for (const stop of stops) stop();
@@ -47,6 +50,7 @@ export function Stage({ studio }: { studio: Studio }) {
   useEffect(() => viewer?.setWireframe(wireframe), [viewer, wireframe]);
   useEffect(() => listen(studio, viewer, setOver), [studio, viewer]);
 
+  const reading = studio.shown.value && !studio.counts.value && !studio.unseen.value && !blind;
   return (
     <section class="stage" aria-label="3D view" data-over={over || undefined}>
       <canvas
@@ -54,10 +58,15 @@ export function Stage({ studio }: { studio: Studio }) {
         tabIndex={0}
         role="img"
         aria-label={studio.model.value ? `3D view of ${studio.model.value.name}` : "Empty 3D view"}
+        aria-describedby="keys"
       />
-      {(over || !studio.model.value) && (
-        <p class="drop">{over ? "Drop it" : "Drop a model here"}</p>
-      )}
+      <p class="keys" id="keys">
+        Arrows turn, Shift+arrows move, + and − zoom, F fits the model into view.
+      </p>
+      {(over || !studio.model.value) && <p class="over">{over ? "Drop it" : "Drop a model here"}</p>}
+      {!over && reading && <p class="over reading">Reading the model</p>}
+      {blind && <p class="over">{blind} The model can be rigged all the same.</p>}
+      <HeatLegend studio={studio} />
       <div class="tools" role="toolbar" aria-label="View">
         <button type="button" onClick={() => viewer?.frame()}>
           Frame
@@ -98,9 +107,9 @@ function bind(viewer: Viewer, studio: Studio, canvas: HTMLCanvasElement): (() =>
 
 async function show(viewer: Viewer, studio: Studio, canvas: HTMLCanvasElement): Promise<void> {
   const shown = studio.shown.value;
+  studio.counts.value = null;
   if (!shown) {
     viewer.clear();
-    studio.counts.value = null;
     return;
   }
   try {
@@ -112,7 +121,6 @@ async function show(viewer: Viewer, studio: Studio, canvas: HTMLCanvasElement): 
     await studio.keepThumbnail();
   } catch (error) {
     if (studio.shown.peek() !== shown) return; // Another came before this one was read.
-    studio.counts.value = null;
     studio.unseen.value = (error as Error).message;
   }
 }
@@ -137,7 +145,7 @@ function listen(studio: Studio, viewer: Viewer | null, setOver: (over: boolean) 
       event.preventDefault();
       setOver(false);
       const file = event.dataTransfer?.files[0];
-      if (file && !studio.running.peek()) void studio.openFile(file);
+      if (file) void studio.openFile(file);
     },
     { signal },
   );

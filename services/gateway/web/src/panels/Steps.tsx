@@ -9,7 +9,6 @@ const TITLES: Record<Step, string> = {
 
 /** The way through the job; what was reached can be looked at again. */
 export function Steps({ studio }: { studio: Studio }) {
-  const reached = STEPS.indexOf(studio.reached.value);
   const blocked = studio.running.value !== null || studio.busy.value;
   return (
     <nav aria-label="Steps" class="steps">
@@ -19,7 +18,7 @@ export function Steps({ studio }: { studio: Studio }) {
             <button
               type="button"
               aria-current={studio.step.value === step ? "step" : undefined}
-              disabled={place > reached || blocked || (place > 0 && !studio.model.value)}
+              disabled={blocked || (studio.step.value !== step && !studio.has(step))}
               onClick={() => void studio.goTo(step)}
             >
               <span class="step-number">{place + 1}</span> {TITLES[step]}

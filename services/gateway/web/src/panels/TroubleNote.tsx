@@ -9,20 +9,22 @@ export function TroubleNote({ studio }: { studio: Studio }) {
         <div class="note trouble">
           <p>{trouble.text}</p>
           <div class="row">
-            {trouble.retry && (
-              <button type="button" onClick={trouble.retry}>
-                Try again
+            {trouble.actions.map(({ label, run }) => (
+              <button type="button" key={label} onClick={run}>
+                {label}
+              </button>
+            ))}
+            {trouble.actions.length === 0 && (
+              <button
+                type="button"
+                class="quiet"
+                onClick={() => {
+                  studio.trouble.value = null;
+                }}
+              >
+                Close
               </button>
             )}
-            <button
-              type="button"
-              class="quiet"
-              onClick={() => {
-                studio.trouble.value = null;
-              }}
-            >
-              Close
-            </button>
           </div>
         </div>
       )}

@@ -7,7 +7,7 @@ import { PoseEditor } from "./PoseEditor";
 export function WeightsPanel({ studio }: { studio: Studio }) {
   return (
     <>
-      <h2>Weights</h2>
+      <h2 tabIndex={-1}>Weights</h2>
       <p class="fine">Select a bone to see what it moves: warm is much, cold is nothing.</p>
       <Notes job={studio.project.value?.skinning ?? null} studio={studio} />
       <BoneTree studio={studio} />

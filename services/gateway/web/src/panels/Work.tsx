@@ -12,39 +12,54 @@ const DOING: Record<JobType, string> = {
 
 /** What is under way: an upload or a job. */
 export function Work({ studio }: { studio: Studio }) {
-  const { uploading, running } = { uploading: studio.uploading.value, running: studio.running.value };
-  const sending = uploading !== null;
+  const sending = studio.uploading.value !== null;
   useEffect(() => {
     // A job goes on without the page, an upload does not.
     const warn = (event: BeforeUnloadEvent) => event.preventDefault();
     if (sending) addEventListener("beforeunload", warn);
     return () => removeEventListener("beforeunload", warn);
   }, [sending]);
+  const work = workOf(studio);
   return (
-    <div class="doing" aria-live="polite">
-      {uploading && (
+    <div class="doing">
+      {work && (
         <>
-          <label for="upload-progress">Sending the model</label>
-          <progress id="upload-progress" max={uploading.total || 1} value={uploading.sent} />
-          <p class="fine">
-            {megabytes(uploading.sent)} of {megabytes(uploading.total)}
-          </p>
+          <label for="progress">{work.title}</label>
+          <progress id="progress" max={work.total} value={work.done} />
         </>
       )}
-      {running && (
-        <>
-          <label for="job-progress">{DOING[running.job.type]}</label>
-          <progress id="job-progress" max={100} value={running.progress.progress} />
-          <div class="row spread">
-            <p class="fine" data-connected={running.progress.connected}>
-              {running.progress.progress} % · {running.progress.message}
-            </p>
-            <button type="button" class="quiet" onClick={() => void studio.cancel()}>
-              Cancel
-            </button>
-          </div>
-        </>
-      )}
+      <div class="row">
+        {work && <span class="fine">{work.amount}</span>}
+        {/* The stages are read out. Bytes and percents would never let one listen to the end. */}
+        <span class="fine" role="status">
+          {work?.stage}
+        </span>
+        {work && (
+          <button type="button" class="quiet" onClick={() => void studio.cancel()}>
+            Cancel
+          </button>
+        )}
+      </div>
     </div>
   );
+}
+
+interface Doing {
+  title: string;
+  done: number;
+  total: number;
+  amount: string;
+  stage: string;
+}
+
+function workOf(studio: Studio): Doing | null {
+  const { uploading, running } = { uploading: studio.uploading.value, running: studio.running.value };
+  if (running) {
+    const { progress, message } = running.progress;
+    return { title: DOING[running.job.type], done: progress, total: 100, amount: `${progress} %`, stage: message };
+  }
+  if (!uploading) return null;
+  const { sent, total } = uploading;
+  const title = studio.model.value?.upload ? "Sending the skeleton" : "Sending the model";
+  return { title, done: sent, total, amount: `${megabytes(sent)} of ${megabytes(total)}`, stage: "" };
 }

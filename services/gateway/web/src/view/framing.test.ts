@@ -1,5 +1,6 @@
+import { Sphere, Vector3 } from "three";
 import { expect, test } from "vitest";
-import { clipPlanes, fitDistance, gridSpacing } from "./framing";
+import { clipPlanes, fitDistance, gridSpacing, fitsAlike } from "./framing";
 
 test("the outermost point touches the edge of the view and no more", () => {
   const distance = fitDistance([[0.1, 2, 0.5], [-3, 0, -1]], 60, 2);
@@ -30,4 +31,11 @@ test("floor lines are round numbers near a tenth of the size", () => {
   expect(gridSpacing(1.8)).toBeCloseTo(0.2, 9);
   expect(gridSpacing(155)).toBeCloseTo(20, 9);
   expect(gridSpacing(1000)).toBeCloseTo(100, 9);
+});
+
+test("a view serves a model of another unit or place no more", () => {
+  const ball = new Sphere(new Vector3(0, 1, 0), 1);
+  expect(fitsAlike(ball, new Sphere(new Vector3(0, 1.01, 0), 1.02))).toBe(true);
+  expect(fitsAlike(ball, new Sphere(new Vector3(0, 100, 0), 100))).toBe(false);
+  expect(fitsAlike(ball, new Sphere(new Vector3(0, 3, 0), 1))).toBe(false);
 });

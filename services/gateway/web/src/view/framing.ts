@@ -1,5 +1,6 @@
 /** Numbers that follow the model's size, from a ring of 1 cm to a castle of 1 km. */
 
+import type { Sphere } from "three";
 import type { Vector } from "../skeleton";
 
 /**
@@ -12,6 +13,12 @@ export function fitDistance(points: readonly Vector[], fov: number, aspect: numb
   const high = Math.tan((fov * Math.PI) / 360);
   const wide = high * aspect;
   return Math.max(...points.map(([x, y, z]) => z + Math.max(Math.abs(x) / wide, Math.abs(y) / high)));
+}
+
+/** Whether a view that was made for one ball also shows another well: about as large, and there. */
+export function fitsAlike(one: Sphere, other: Sphere): boolean {
+  const ratio = one.radius / other.radius;
+  return ratio > 0.7 && ratio < 1.4 && one.center.distanceTo(other.center) < 0.5 * one.radius;
 }
 
 /** Near and far planes which hold everything within reach of the middle and keep depth exact. */

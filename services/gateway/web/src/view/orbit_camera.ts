@@ -2,7 +2,7 @@
 
 import { type Box3, PerspectiveCamera, Quaternion, Sphere, Vector3 } from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
-import { clipPlanes, fitDistance } from "./framing";
+import { clipPlanes, fitDistance, fitsAlike } from "./framing";
 
 const FOV = 32;
 // From the front, a little from the side and from above.
@@ -46,6 +46,11 @@ export class OrbitCamera {
   resize(width: number, height: number): void {
     this.camera.aspect = width / height;
     this.camera.updateProjectionMatrix();
+  }
+
+  /** Fits the box into the view unless the last one was about as large and in the same place. */
+  reframe(box: Box3): void {
+    if (!fitsAlike(this.ball, box.getBoundingSphere(new Sphere()))) this.frame(box, "here");
   }
 
   /** Fits the box into the view: as seen now, or as at first sight. */

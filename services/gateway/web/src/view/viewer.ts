@@ -7,7 +7,15 @@ import { hasGraphicsCard } from "./graphics_card";
 import { JointGizmo } from "./joint_gizmo";
 import { JointPointer } from "./joint_pointer";
 import { Lighting } from "./lighting";
-import { disposeModel, type LoadedModel, loadModel, materialsOf, meshesOf, type ModelCounts, skinnedMeshesOf } from "./load_model";
+import {
+  disposeModel,
+  type LoadedModel,
+  loadModel,
+  materialsOf,
+  meshesOf,
+  type ModelCounts,
+  skinnedMeshesOf,
+} from "./load_model";
 import { OrbitCamera } from "./orbit_camera";
 import { Pose } from "./pose";
 import { fineRatio, nextRatio } from "./sharpness";
@@ -70,8 +78,6 @@ export class Viewer {
   private lastDrawn: number | null = null;
   private fineRatio = 1;
   private movingRatio = 1;
-  private framesDrawn = 0;
-  private countedSince = performance.now();
 
   /** Fills the canvas's parent. Throws an Error with a sentence for the user where there is no WebGL. */
   constructor(
@@ -153,7 +159,9 @@ export class Viewer {
     this.scene.environment = this.lighting.reflections(this.renderer, loaded.object);
     this.grid.place(loaded.box);
     this.grid.object.visible = this.gridShown;
+    // A result is in metres, whatever the unit of the file that was shown before.
     if (options.frame) this.orbit.frame(loaded.box, "the front");
+    else this.orbit.reframe(loaded.box);
     this.setWireframe(this.wireframe);
     this.model.heat.show(this.heated);
     if (this.swingingSince !== null) this.model.pose.startSwinging(this.skeleton);
@@ -272,15 +280,6 @@ export class Viewer {
     });
   }
 
-  /** Frames a second since the last call: for measuring. */
-  frameRate(): number {
-    const now = performance.now();
-    const rate = (1000 * this.framesDrawn) / (now - this.countedSince);
-    this.framesDrawn = 0;
-    this.countedSince = now;
-    return rate;
-  }
-
   /** Asks for one frame. All that changes what is seen calls it; nothing is drawn otherwise. */
   private readonly wake = (): void => {
     this.frameAsked ||= requestAnimationFrame(this.drawMoving);
@@ -314,7 +313,6 @@ export class Viewer {
     // Bones and joints hide each other, but are hidden by nothing of the model.
     this.renderer.clearDepth();
     this.renderer.render(this.overlay.scene, this.orbit.camera);
-    this.framesDrawn++;
     return moved || this.swingingSince !== null;
   }
 
