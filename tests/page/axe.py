@@ -19,6 +19,15 @@ async def violations(page: Page) -> list[str]:
     ]
 
 
+async def violations_in_both_themes(page: Page) -> list[str]:
+    """The same in dark and in light, which stays."""
+    found = []
+    for colours in ("dark", "light"):
+        await page.emulate_media(color_scheme=colours)
+        found += [f"{colours}: {line}" for line in await violations(page)]
+    return found
+
+
 @functools.cache
 def _source() -> str:
     return _AXE.read_text()

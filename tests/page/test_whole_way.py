@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.async_api import Locator, Page, expect
 
 from tests.page import journey
-from tests.page.axe import violations
+from tests.page.axe import violations_in_both_themes
 from tests.page.screenshots import keep
 
 pytestmark = pytest.mark.timeout(900)
@@ -40,19 +40,19 @@ async def test_the_example_goes_all_the_way(page: Page) -> None:
     await journey.shown(page)
     await expect(page.get_by_text("20,324")).to_be_visible()
     await keep(page, "upload")
-    assert await violations(page) == []
+    assert await violations_in_both_themes(page) == []
     await journey.start_skeleton(page)
     await expect(page.get_by_role("progressbar", name="Making the skeleton")).to_be_visible()
     await journey.skeleton(page)
     await journey.select(page, "left_lower_arm")
     await keep(page, "skeleton")
-    assert await violations(page) == []
+    assert await violations_in_both_themes(page) == []
 
     await journey.make_weights(page)
     await journey.select(page, "head")
     await expect(page.get_by_role("figure")).to_contain_text("Weight of head")
     await keep(page, "weights")
-    assert await violations(page) == []
+    assert await violations_in_both_themes(page) == []
     head, foot = await _warmth(page, "head"), await _warmth(page, "left_foot")
     # The upper part of the view is warm for the head, the lower for a foot.
     assert head[0] > 5 * head[1] + 500, head
@@ -72,7 +72,7 @@ async def test_the_example_goes_all_the_way(page: Page) -> None:
     await slider.fill("-50")
     await keep(page, "pose")
     assert _differs(before, await journey.picture(page)) > 0.01
-    assert await violations(page) == []
+    assert await violations_in_both_themes(page) == []
     await page.get_by_role("button", name="Back to the rest pose").click()
     await page.get_by_label("Turn the selected joint").uncheck()
     assert _differs(before, await journey.picture(page)) < 0.01
@@ -81,7 +81,7 @@ async def test_the_example_goes_all_the_way(page: Page) -> None:
     assert rigged.read_bytes().startswith(b"Kaydara FBX Binary")
     await expect(page.get_by_text("Engine: geometric")).to_be_visible()
     await keep(page, "download")
-    assert await violations(page) == []
+    assert await violations_in_both_themes(page) == []
 
 
 async def test_it_all_goes_by_keyboard_alone(page: Page) -> None:
@@ -139,7 +139,7 @@ async def test_it_all_works_on_a_phone(page: Page) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth") <= 390
     await journey.select(page, "hips")
     await keep(page, "skeleton_390")
-    assert await violations(page) == []
+    assert await violations_in_both_themes(page) == []
     await journey.make_weights(page)
     assert await page.evaluate("document.documentElement.scrollWidth") <= 390
     await keep(page, "weights_390")
