@@ -260,6 +260,7 @@ async def test_earlier_models_are_found_again_and_deleted(page: Page) -> None:
 
 async def test_a_server_out_of_reach_is_said(page: Page, complaints: Complaints) -> None:
     complaints.forgive("ERR_INTERNET_DISCONNECTED|Failed to load resource")
+    await page.wait_for_load_state("networkidle")
     await page.context.set_offline(True)
     await page.get_by_role("button", name="Try the example").click()
     await expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
@@ -288,3 +289,14 @@ async def _drop(page: Page, file: Path) -> None:
         }""",
         [file.name, content],
     )
+
+
+async def test_a_view_that_does_not_load_is_said(page: Page, complaints: Complaints) -> None:
+    complaints.forgive("ERR_FAILED")
+    await page.route("**/assets/viewer*", lambda route: route.abort())
+    await page.reload()
+    await expect(page.get_by_text("reload the page to see it")).to_be_visible()
+    await page.unroute("**/assets/viewer*")
+    await page.reload()
+    await page.get_by_role("button", name="Try the example").click()
+    await journey.shown(page)

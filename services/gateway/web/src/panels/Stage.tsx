@@ -21,7 +21,10 @@ export function Stage({ studio }: { studio: Studio }) {
     let gone = false;
     const stops: (() => void)[] = [];
     // The view is most of the page's weight: the rest is there before it.
-    void import("../view/viewer").then(({ Viewer: View }) => {
+    const loaded = import("../view/viewer").catch(() => {
+      throw new Error("The 3D view could not be loaded: reload the page to see it.");
+    });
+    void loaded.then(({ Viewer: View }) => {
       if (gone || !canvas.current) return;
       made = new View(canvas.current, {
         select: (id) => {
