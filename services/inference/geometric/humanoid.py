@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from services.inference.geometric.body_plan import BodyPlan, Limb
+from services.inference.geometric.body_plan import BodyPlan, Limb, limb_length, limb_path
 from services.inference.geometric.chains import side_name
 from services.inference.geometric.curve_tree import CurveTree
 from services.inference.geometric.draft import SHORTEST, Draft, chain_corners, limb_corners
@@ -87,7 +87,7 @@ def _fit_arm(tree: CurveTree, plan: BodyPlan, folded: Solid, bare: BareLeg) -> A
     limb = _arm_limb(tree, plan, bare.crotch)
     if limb is None:
         return None
-    path, radii = _outwards(tree, limb), tree.radii[_limb_path(tree, limb)]
+    path, radii = _outwards(tree, limb), tree.radii[limb_path(tree, limb)]
     rough = fit_arm(path, radii, 0.5 * bare.inset)
     depth = float(bare.sections[-1].centre[2])
     low, high = bare.crotch, float(rough.shoulder[1]) - 1.5 * rough.radius
@@ -125,7 +125,7 @@ def _fingers(arm: Arm, vertices: Points, faces: Indices) -> list[Points]:
 
 def _outwards(tree: CurveTree, limb: Limb) -> Points:
     """A limb's curve from its tip to its fork, on the side x >= 0."""
-    points = tree.points[_limb_path(tree, limb)]
+    points = tree.points[limb_path(tree, limb)]
     points[:, 0] = np.abs(points[:, 0])
     return points
 
@@ -137,14 +137,9 @@ def _arm_limb(tree: CurveTree, plan: BodyPlan, crotch: float) -> Limb | None:
         for e in plan.limbs
         if e.side == 1 and e.paired and not e.grounded and tree.points[e.fork, 1] > crotch
     ]
-    lengths = {e: tree.length(_limb_path(tree, e)) for e in arms}
+    lengths = {e: limb_length(tree, e) for e in arms}
     long_ones = [e for e in arms if lengths[e] > _SHORTEST_ARM]
     return max(long_ones, key=lambda e: lengths[e], default=None)
-
-
-def _limb_path(tree: CurveTree, limb: Limb) -> list[int]:
-    path = tree.path_up(limb.tips[0])
-    return path[: path.index(limb.fork) + 1]
 
 
 def _fit_trunk(solid: Solid, leg: Leg, shoulders: float, thickness: float) -> Trunk | None:
