@@ -2,7 +2,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 
-import { type Api, ApiError, type Artifact, type DiskSpace, type Job, type JobType, type Upload } from "./api";
+import { type Api, ApiError, type DiskSpace, type Job, type JobType, type Upload } from "./api";
 import {
   canRedo,
   canUndo,
@@ -338,12 +338,6 @@ export class Studio {
       output_format: format,
     };
     await this.#run(() => this.api.merge(request));
-  }
-
-  /** What the merge job made, in the order of the service. */
-  async artifacts(): Promise<Artifact[]> {
-    const merge = this.project.value?.merge;
-    return merge ? ((await this.api.job(merge.job_id)).artifacts ?? []) : [];
   }
 
   /** Ends an upload or a job. A model that did not arrive is put away. */

@@ -1,10 +1,8 @@
-import { useEffect, useState } from "preact/hooks";
-
-import type { Artifact } from "../api";
 import { nameOf } from "../projects";
 import { count, megabytes } from "../sizes";
 import type { Studio } from "../studio";
 import { Notes } from "./Notes";
+import { useWholeJob } from "./whole_job";
 
 const FORMATS = [
   { format: "glb", title: "GLB", use: "three.js, Godot, the web" },
@@ -14,16 +12,7 @@ const FORMATS = [
 
 /** The last step: the rigged model as a file. */
 export function DownloadPanel({ studio }: { studio: Studio }) {
-  const merge = studio.project.value?.merge ?? null;
-  const [artifacts, setArtifacts] = useState<Artifact[]>([]);
-  useEffect(() => {
-    let gone = false;
-    setArtifacts([]);
-    if (merge) void studio.artifacts().then((found) => !gone && setArtifacts(found));
-    return () => {
-      gone = true;
-    };
-  }, [merge?.job_id, studio]);
+  const merge = useWholeJob(studio.project.value?.merge, studio);
   const counts = studio.counts.value;
   const waiting = studio.running.value !== null || studio.busy.value;
   return (
@@ -43,7 +32,7 @@ export function DownloadPanel({ studio }: { studio: Studio }) {
       </dl>
       <ul class="formats">
         {FORMATS.map(({ format, title, use }) => {
-          const made = artifacts.find((each) => each.format === format);
+          const made = merge?.artifacts?.find((each) => each.format === format);
           return (
             <li key={format}>
               <span>
@@ -62,7 +51,7 @@ export function DownloadPanel({ studio }: { studio: Studio }) {
           );
         })}
       </ul>
-      <Notes job={merge} studio={studio} />
+      <Notes job={merge} />
       <button type="button" class="quiet" onClick={() => void studio.leave()}>
         Rig another model
       </button>

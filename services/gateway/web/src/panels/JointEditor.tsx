@@ -1,5 +1,6 @@
 import type { Joint, Vector } from "../skeleton";
 import type { Studio } from "../studio";
+import { Check } from "./Check";
 
 const AXES = ["X", "Y", "Z"] as const;
 
@@ -25,16 +26,7 @@ export function JointEditor({ studio }: { studio: Studio }) {
         />
       </label>
       <Position joint={joint} studio={studio} />
-      <label class="check">
-        <input
-          type="checkbox"
-          checked={studio.children.value}
-          onChange={(event) => {
-            studio.children.value = event.currentTarget.checked;
-          }}
-        />
-        Move its children too
-      </label>
+      <Check on={studio.children} label="Move its children too" />
       <div class="row">
         <button type="button" onClick={() => studio.addChild(joint.id)}>
           Add a child

@@ -1,4 +1,5 @@
 import type { Studio } from "../studio";
+import { Check } from "./Check";
 
 const AXES = ["X", "Y", "Z"] as const;
 
@@ -9,16 +10,7 @@ export function PoseEditor({ studio }: { studio: Studio }) {
   return (
     <fieldset class="editor">
       <legend>Pose</legend>
-      <label class="check">
-        <input
-          type="checkbox"
-          checked={studio.posing.value}
-          onChange={(event) => {
-            studio.posing.value = event.currentTarget.checked;
-          }}
-        />
-        Turn the selected joint
-      </label>
+      <Check on={studio.posing} label="Turn the selected joint" />
       {studio.posing.value &&
         joint &&
         AXES.map((axis, place) => (

@@ -3,9 +3,11 @@ import type { Studio } from "../studio";
 import { BoneTree } from "./BoneTree";
 import { JointEditor } from "./JointEditor";
 import { Notes } from "./Notes";
+import { useWholeJob } from "./whole_job";
 
 /** The second step: look at the skeleton, mend it, go on. */
 export function SkeletonPanel({ studio }: { studio: Studio }) {
+  const job = useWholeJob(studio.project.value?.skeleton, studio);
   const skeleton = studio.skeleton.value;
   if (!skeleton) return <p class="note">The result has no skeleton.</p>;
   const waiting = studio.running.value !== null || studio.busy.value;
@@ -16,7 +18,7 @@ export function SkeletonPanel({ studio }: { studio: Studio }) {
         {count(skeleton.length)} {skeleton.length === 1 ? "joint" : "joints"}. Click one to select it, drag it to
         move it.
       </p>
-      <Notes job={studio.project.value?.skeleton ?? null} studio={studio} />
+      <Notes job={job} />
       <BoneTree studio={studio} />
       <JointEditor studio={studio} />
       <div class="row" role="group" aria-label="Changes">
